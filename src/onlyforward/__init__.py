@@ -1,0 +1,16 @@
+"""Gradients, explanations and decisions for systems that can only be run forward.
+
+Public names are imported on first use: importing the package does not import torch.
+"""
+
+from onlyforward.core.lazy import attach
+
+__version__ = "0.1.0"
+
+PUBLIC = {
+    "Key": "onlyforward.core.keys",
+    "gradient": "onlyforward.core.estimate",
+}
+
+__all__ = sorted(PUBLIC)
+__getattr__, __dir__ = attach(__name__, PUBLIC)

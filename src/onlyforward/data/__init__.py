@@ -1,0 +1,1 @@
+"""Named data sets, readers of user files, and the networks that several applications share."""

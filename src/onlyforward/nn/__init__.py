@@ -1,0 +1,1 @@
+"""The likelihood ratio for torch modules; used by train and tune."""

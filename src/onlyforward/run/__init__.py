@@ -1,0 +1,1 @@
+"""How runs are executed, paid for and survived."""
