@@ -4,4 +4,10 @@ from __future__ import annotations
 
 from onlyforward.run.application import Benchmark
 
-PLATFORM: dict[str, Benchmark] = {}
+PLATFORM: dict[str, Benchmark] = {
+    "laws": Benchmark(
+        "Every estimator obeys the laws, and the laws catch wrong estimators.",
+        "onlyforward.testing.laws:Laws",
+        "onlyforward.testing.laws:run",
+    ),
+}

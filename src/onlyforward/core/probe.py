@@ -41,9 +41,12 @@ class Probe(Protocol):
 
 
 class Perturbation(Protocol):
-    """Where noise enters. `antithetic` says whether copies i and i + n/2 are mirrored."""
+    """Where noise enters."""
 
-    antithetic: bool
+    @property
+    def antithetic(self) -> bool:
+        """Whether copies i and i + n/2 are mirrored."""
+        ...
 
     def probes(self, run: Any, params: Params, *, key: Key, copies: int) -> Iterator[Probe]:
         """One probe per site, in forward order."""
@@ -57,7 +60,10 @@ class Weighting(Protocol):
     i + n/2 are mirrored). State is data: `weigh(signal, None)` starts it.
     """
 
-    reference: Literal["none", "clean", "pairs"]
+    @property
+    def reference(self) -> Literal["none", "clean", "pairs"]:
+        """What the signal is compared with."""
+        ...
 
     def __call__(self, signal: Tensor, state: Any) -> tuple[Tensor, Any]:
         """`signal [n, b]` to weights [n, b], the factor 1/n included, and the next state."""
