@@ -1,0 +1,1 @@
+"""Decide under risk."""

@@ -1,0 +1,1 @@
+"""Independent truth: exact solvers that share no code with the simulators they judge."""
