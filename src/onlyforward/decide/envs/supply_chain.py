@@ -1,0 +1,145 @@
+"""Three echelons in series with lost sales and lead times, the hard environment of arXiv 2305.07248.
+
+A period: every echelon orders by its position (stock, pipeline and what is still promised); shipments arrive; demand
+falls on echelon 1 and each order on the echelon above; sales stop at the stock; what was sold travels for the buyer's
+lead time. Reward: sum_n p_n S_n - p_{n+1} S_{n+1} - c_n U_n - h_n I_n, with S_4 the last echelon's own order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onlyforward.core.checks import check_choice, check_range
+from onlyforward.core.errors import UsageError
+from onlyforward.decide.envs.base import Array, Environment, Reference, Space, State
+
+
+@dataclass(frozen=True)
+class SupplyChainParameters:
+    """Parameters, downstream echelon first.
+
+    Attributes:
+        leads: periods from shipment to arrival.
+        lost: cost of one lost sale.
+        holding: cost of one unit held at the end of a period.
+        prices: selling prices, and last the price of the outside supplier.
+        stock: initial stock of every echelon.
+        initial_pipeline: units on the way in every slot at the start, paid for like any purchase.
+        compat: "none", or "paper": shipments of 10 units arrive free in every period t <= lead, as in the authors' code.
+        demand: "season" (U{0..6} + (t + 6) mod 15) or "merton" (jump diffusion, floor(10 exp J)).
+        max_order: largest order of an echelon.
+        periods: T.
+    """
+
+    leads: tuple[int, ...] = (2, 3, 5)
+    lost: tuple[float, ...] = (0.125, 0.1, 0.075)
+    holding: tuple[float, ...] = (0.2, 0.15, 0.1)
+    prices: tuple[float, ...] = (2.0, 1.5, 1.0, 0.5)
+    stock: float = 10.0
+    initial_pipeline: float = 0.0
+    compat: str = "none"
+    demand: str = "season"
+    max_order: int = 20
+    periods: int = 100
+
+    def __post_init__(self) -> None:
+        echelons = len(self.leads)
+        if not len(self.lost) == len(self.holding) == echelons == len(self.prices) - 1:
+            raise UsageError(
+                f"leads, lost and holding have {echelons}, {len(self.lost)} and {len(self.holding)} entries",
+                "Give one per echelon, and one price more",
+            )
+        for lead in self.leads:
+            check_range(lead, name="lead", low=1)
+        check_range(self.periods, name="periods", low=1)
+        check_choice(self.compat, ("none", "paper"), name="compat")
+        check_choice(self.demand, ("season", "merton"), name="demand")
+
+
+class SupplyChain(Environment):
+    """The batched chain; observations are (stock, lost, shipped, ordered) of every echelon, the last five periods."""
+
+    id = "SupplyChain"
+    gamma, alpha = 0.99, 0.1
+    history = 5
+
+    def __init__(
+        self, parameters: SupplyChainParameters | None = None, *, backend: str = "numpy", device: str = "cpu"
+    ) -> None:
+        super().__init__(backend=backend, device=device)
+        self.parameters = parameters or SupplyChainParameters()
+        self.echelons = len(self.parameters.leads)
+        self.horizon = self.parameters.periods
+        self.observation_size = 4 * self.echelons * self.history
+        self.action = Space("multidiscrete", (self.parameters.max_order + 1,) * self.echelons)
+        self.lost = self.array(np.array(self.parameters.lost, dtype=np.float32)[:, None])
+        self.holding = self.array(np.array(self.parameters.holding, dtype=np.float32)[:, None])
+        self.prices = self.array(np.array(self.parameters.prices, dtype=np.float32)[:, None])
+
+    def draw(self, generator: np.random.Generator, episodes: int) -> dict[str, NDArray[Any]]:
+        """Demand of every period: [episodes, T]."""
+        time = np.arange(1, self.horizon + 1)
+        if self.parameters.demand == "season":
+            return {"demand": (generator.integers(0, 7, (episodes, self.horizon)) + (time + 6) % 15).astype(np.float32)}
+        # Merton's jump diffusion of the log level: drift, diffusion, and Poisson many normal jumps a unit of time.
+        step = 1.0 / self.horizon
+        jumps = generator.poisson(15 * step, (episodes, self.horizon))
+        moves = generator.standard_normal((episodes, self.horizon, 2))
+        log_level = 5e-5 * step + 0.01 * np.sqrt(step) * moves[..., 0] + 0.01 * np.sqrt(jumps) * moves[..., 1]
+        return {"demand": np.floor(10 * np.exp(np.cumsum(log_level, axis=1))).astype(np.float32)}
+
+    def start(self, noise: Mapping[str, Array]) -> State:
+        """Full shelves, and a pipeline that is empty, initial, or promised."""
+        batch = noise["demand"].shape[1]
+        slots = self.parameters.initial_pipeline
+        promised = 10.0 if self.parameters.compat == "paper" else slots
+        return {
+            "t": 0,
+            "demand": noise["demand"],
+            "stock": self.zeros(self.echelons, batch) + self.parameters.stock,
+            "pipeline": [self.zeros(lead, batch) + promised for lead in self.parameters.leads],
+            "seen": self.zeros(self.history, 4 * self.echelons, batch),
+        }
+
+    def position(self, state: State) -> Array:
+        """Stock and pipeline of every echelon before it orders: [echelons, B]."""
+        return self.xp.stack([s + p.sum(0) for s, p in zip(state["stock"], state["pipeline"], strict=True)])
+
+    def observe(self, state: State) -> Array:
+        """The last five periods, newest first: [B, 5 * 4 * echelons]."""
+        seen = state["seen"]
+        return seen.reshape(-1, seen.shape[-1]).T
+
+    def advance(self, state: State, action: Array) -> tuple[State, Array]:
+        """Arrivals, demand, sales, shipments; rewards [B]."""
+        xp, t = self.xp, state["t"]
+        orders = action.T.astype(np.float32) if xp is np else action.T.float()
+        slot = [t % lead for lead in self.parameters.leads]
+        arriving = xp.stack([p[s] for p, s in zip(state["pipeline"], slot, strict=True)])
+        stock = state["stock"] + arriving
+        asked = xp.concatenate((state["demand"][t][None], orders[:-1]))
+        sold = xp.minimum(stock, asked)
+        lost = asked - sold
+        stock = stock - sold
+        bought = xp.concatenate((sold[1:], orders[-1:]))
+        pipeline = []
+        for before, place, units in zip(state["pipeline"], slot, bought, strict=True):
+            ring = before.copy() if xp is np else before.clone()
+            ring[place] = units
+            pipeline.append(ring)
+        reward = self.prices[:-1] * sold - self.prices[1:] * bought - self.lost * lost - self.holding * stock
+        newest = xp.concatenate((stock, lost, sold, orders))[None]
+        seen = xp.concatenate((newest, state["seen"][:-1]))
+        after = {"t": t + 1, "demand": state["demand"], "stock": stock, "pipeline": pipeline, "seen": seen}
+        return after, reward.sum(0)
+
+    def references(self) -> dict[str, Reference]:
+        """Tuned base-stock levels; heuristics, not optima."""
+        if self.parameters.compat == "paper":
+            return {"base-stock": Reference(654.6, "heuristic", "base-stock (51, 42, 56), tuned for the 10 % quantile")}
+        return {"base-stock": Reference(485.1, "heuristic", "base-stock, tuned for the 10 % quantile")}
