@@ -78,6 +78,10 @@ class LostSales(Environment):
         """Stock, then the orders on the way: [B, max(1, L)]."""
         return self.xp.concatenate((state["stock"][None], state["coming"])).T
 
+    def position(self, state: State) -> Array:
+        """Stock and everything on the way: [1, B]."""
+        return (state["stock"] + state["coming"].sum(0))[None]
+
     def advance(self, state: State, action: Array) -> tuple[State, Array]:
         """The order joins the pipeline, demand falls, the next order arrives; reward = -(h (x - D)+ + p (D - x)+)."""
         t = state["t"]

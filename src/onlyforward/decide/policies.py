@@ -1,0 +1,255 @@
+"""Policies: small networks with a distribution per action space, and structured rules with a few numbers.
+
+A network policy turns observations into distribution parameters; sampling is a deterministic function of noise that was
+drawn beforehand, so that an episode depends on its key alone. Structured policies read the environment's state and take
+one row of numbers per episode: they are what `ParameterSearch` perturbs, and by far the fastest to train.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from onlyforward.core.checks import check_choice
+from onlyforward.core.keys import Key
+from onlyforward.decide.envs.base import Array, Environment, Space, State
+
+
+class Head(nn.Module):
+    """The distribution of one action space over a network's output.
+
+    Args:
+        space: what is chosen.
+        deviation: initial standard deviation of real-valued actions.
+        learned: whether the standard deviation is trained.
+    """
+
+    def __init__(self, space: Space, *, deviation: float = 0.5, learned: bool = True) -> None:
+        super().__init__()
+        self.space = space
+        self.real = space.kind in ("box", "simplex")
+        self.outputs = space.columns if self.real else sum(space.sizes)
+        if self.real:
+            start = torch.full((space.columns,), math.log(deviation))
+            self.log_deviation = nn.Parameter(start, requires_grad=learned)
+
+    def noise_kind(self) -> str:
+        """What one action consumes: "normal" or "uniform", one number a column."""
+        return "normal" if self.real else "uniform"
+
+    def sample(self, output: Tensor, noise: Tensor) -> Tensor:
+        """Actions [..., columns] from outputs [..., outputs] and noise [..., columns]."""
+        if self.real:
+            return output + self.log_deviation.exp() * noise
+        picks = []
+        for column, logits in enumerate(output.split(self.space.sizes, dim=-1)):
+            below = logits.softmax(-1).cumsum(-1) < noise[..., column : column + 1]
+            picks.append(below.sum(-1).clamp(max=logits.shape[-1] - 1))
+        return torch.stack(picks, -1)
+
+    def greedy(self, output: Tensor) -> Tensor:
+        """The mode: [..., columns]."""
+        if self.real:
+            return output
+        return torch.stack([logits.argmax(-1) for logits in output.split(self.space.sizes, dim=-1)], -1)
+
+    def log_prob(self, output: Tensor, action: Tensor) -> Tensor:
+        """ln pi(action | output): [...]."""
+        if self.real:
+            unit = (action - output) / self.log_deviation.exp()
+            return (-0.5 * unit * unit - self.log_deviation - 0.5 * math.log(2 * math.pi)).sum(-1)
+        total = output.new_zeros(output.shape[:-1])
+        for column, logits in enumerate(output.split(self.space.sizes, dim=-1)):
+            total = total + logits.log_softmax(-1).gather(-1, action[..., column : column + 1])[..., 0]
+        return total
+
+    def entropy(self, output: Tensor) -> Tensor:
+        """Entropy of the distribution: [...]."""
+        if self.real:
+            return (self.log_deviation + 0.5 * math.log(2 * math.pi * math.e)).sum().expand(output.shape[:-1])
+        total = output.new_zeros(output.shape[:-1])
+        for logits in output.split(self.space.sizes, dim=-1):
+            log = logits.log_softmax(-1)
+            total = total - (log.exp() * log).sum(-1)
+        return total
+
+    def act(self, action: Tensor) -> Tensor:
+        """What the environment receives: a box is clamped to its bounds, a simplex is the softmax of the reals."""
+        if self.space.kind == "box":
+            return action.clamp(action.new_tensor(self.space.low), action.new_tensor(self.space.high))
+        return action.softmax(-1) if self.space.kind == "simplex" else action
+
+
+class NetworkPolicy(nn.Module):
+    """Observations -> hidden layers -> head. `linear` is the same without hidden layers.
+
+    Args:
+        environment: gives the sizes.
+        hidden: widths of the hidden layers.
+        key: coordinates of the initial weights.
+        scale: divides observations.
+        deviation: initial standard deviation of real-valued actions.
+        learned: whether it is trained.
+    """
+
+    def __init__(
+        self, environment: Environment, *, hidden: tuple[int, ...] = (64, 64), key: Key, scale: float = 1.0,
+        deviation: float = 0.5, learned: bool = True,
+    ) -> None:
+        super().__init__()
+        self.head = Head(environment.action, deviation=deviation, learned=learned)
+        self.scale = scale
+        widths = (environment.observation_size, *hidden, self.head.outputs)
+        layers: list[nn.Module] = []
+        generator = key.at(site="policy").generator()
+        for before, after in zip(widths, widths[1:]):
+            layer = nn.Linear(before, after)
+            last = len(layers) == 2 * len(hidden)
+            with torch.no_grad():
+                gain = 0.01 if last else math.sqrt(2.0)
+                nn.init.orthogonal_(layer.weight, gain, generator=generator)
+                layer.bias.zero_()
+            layers += [layer] if last else [layer, nn.Tanh()]
+        self.body = nn.Sequential(*layers)
+
+    def forward(self, observation: Tensor) -> Tensor:
+        """Distribution parameters [..., outputs]."""
+        return self.body(observation.float() / self.scale)
+
+
+@dataclass(frozen=True)
+class Structured:
+    """A rule with a few numbers per episode.
+
+    Attributes:
+        name: the word on the command line.
+        start: initial numbers, and the standard deviation of their perturbation, per coordinate.
+        act: (environment, state, numbers [B, P]) -> actions [B, columns].
+    """
+
+    name: str
+    start: tuple[float, ...]
+    spread: tuple[float, ...]
+    act: Callable[[Environment, State, Array], Array]
+
+
+def base_stock(environment: Any, level: float = 40.0) -> Structured:
+    """Order up to a level, echelon by echelon (or for the one item): order = level - position."""
+
+    def act(env: Any, state: State, numbers: Array) -> Array:
+        return (numbers - env.position(state).T).clip(min=0, max=env.parameters.max_order)
+
+    size = positions(environment)
+    return Structured("base-stock", (level,) * size, (3.0,) * size, act)
+
+
+def echelon_base_stock(environment: Any, level: float = 60.0) -> Structured:
+    """Order up to a level of everything from this echelon down to the customer."""
+
+    def act(env: Any, state: State, numbers: Array) -> Array:
+        return (numbers - env.position(state).cumsum(0).T).clip(min=0, max=env.parameters.max_order)
+
+    size = positions(environment)
+    return Structured("echelon-base-stock", tuple(level * (i + 1) for i in range(size)), (4.0,) * size, act)
+
+
+def cyclic_base_stock(environment: Any, level: float = 40.0) -> Structured:
+    """Base-stock levels that follow the season: level + a sin + b cos of the phase, per echelon."""
+    size = positions(environment)
+
+    def act(env: Any, state: State, numbers: Array) -> Array:
+        phase = 2 * math.pi * state["t"] / 15
+        levels = numbers[:, :size] + math.sin(phase) * numbers[:, size : 2 * size] + math.cos(phase) * numbers[:, 2 * size :]
+        return (levels - env.position(state).T).clip(min=0, max=env.parameters.max_order)
+
+    return Structured("cyclic-base-stock", (level,) * size + (0.0,) * 2 * size, (3.0,) * size + (2.0,) * 2 * size, act)
+
+
+def capped_base_stock(environment: Any, level: float = 17.0) -> Structured:
+    """Order up to a level, at most a cap: the rule to beat in lost sales."""
+    size = positions(environment)
+
+    def act(env: Any, state: State, numbers: Array) -> Array:
+        wanted = (numbers[:, :size] - env.position(state).T).clip(min=0, max=env.parameters.max_order)
+        return env.xp.minimum(wanted, numbers[:, size:].clip(min=0))
+
+    return Structured("capped-base-stock", (level,) * size + (6.0,) * size, (1.5,) * size + (1.0,) * size, act)
+
+
+def reorder_point(environment: Any, low: float = 5.0, high: float = 20.0) -> Structured:
+    """(s, S): when the position is at most s, order up to S."""
+    size = positions(environment)
+
+    def act(env: Any, state: State, numbers: Array) -> Array:
+        position = env.position(state).T
+        order = (numbers[:, size:] - position).clip(min=0, max=env.parameters.max_order)
+        return order * (position <= numbers[:, :size])
+
+    return Structured("sS", (low,) * size + (high,) * size, (1.5,) * size + (2.0,) * size, act)
+
+
+def frontier(environment: Any) -> Structured:
+    """Portfolio: weight m on the last (boldest) asset, 1 - m on the careful mix; m = sigmoid of time and log wealth.
+
+    Five numbers: constant, time left, log wealth, their product, log wealth squared. Without the last three it is a
+    static rule: a quantile needs memory.
+    """
+    careful = torch.tensor(careful_mix(environment)) if environment.xp is torch else careful_mix(environment)
+
+    def act(env: Any, state: State, numbers: Array) -> Array:
+        xp = env.xp
+        left = 1 - state["t"] / env.horizon
+        wealth = 10 * xp.log(state["wealth"].clip(min=1e-6) / env.parameters.wealth)
+        z = numbers[:, 0] + numbers[:, 1] * left + numbers[:, 2] * wealth
+        z = z + numbers[:, 3] * wealth * left + numbers[:, 4] * wealth * wealth
+        bold = (1 / (1 + xp.exp(-z)))[:, None]
+        rest = (1 - bold) * careful
+        return xp.concatenate((rest[:, :-1], rest[:, -1:] + bold), 1)
+
+    return Structured("frontier", (-2.0, 0.0, 0.0, 0.0, 0.0), (0.5,) * 5, act)
+
+
+def careful_mix(environment: Any, multiple: float = 1.2816) -> Any:
+    """Long-only weights that maximise mean - multiple * standard deviation over the horizon: [assets], float32."""
+    import numpy as np
+    from scipy.optimize import minimize
+
+    p = environment.parameters
+    drift = np.array(p.path).mean(0) * environment.horizon if p.path else np.array(p.drift)
+    covariance = np.cov(np.array(p.path).T) * environment.horizon if p.path else np.array(p.covariance)
+
+    def loss(free: Any) -> float:
+        w = np.exp(free - free.max())
+        w /= w.sum()
+        variance = w @ covariance @ w
+        return float(-(w @ drift - variance / 2 - multiple * np.sqrt(variance)))
+
+    free = minimize(loss, np.zeros(len(drift))).x
+    weights = np.exp(free - free.max())
+    return (weights / weights.sum()).astype(np.float32)
+
+
+STRUCTURED: dict[str, Callable[..., Structured]] = {
+    "base-stock": base_stock,
+    "echelon-base-stock": echelon_base_stock,
+    "cyclic-base-stock": cyclic_base_stock,
+    "capped-base-stock": capped_base_stock,
+    "sS": reorder_point,
+    "frontier": frontier,
+}
+NETWORKS = ("mlp", "linear")
+
+
+def positions(environment: Any) -> int:
+    """How many levels an inventory rule has."""
+    return environment.action.columns
+
+
+def structured(name: str, environment: Environment) -> Structured:
+    """The rule called `name`."""
+    return STRUCTURED[check_choice(name, STRUCTURED, name="policy")](environment)
