@@ -1,1 +1,29 @@
-"""Decide under risk."""
+"""Decide under risk: quantile policy optimisation on fast, verified simulators."""
+
+from onlyforward.run.application import Application, Benchmark
+
+APPLICATION = Application(
+    name="decide",
+    sentence="Decide under risk: optimise a quantile of the outcome by running a simulator forward.",
+    options={
+        "envs": "onlyforward.decide.command:Envs",
+        "solve": "onlyforward.decide.command:Solve",
+        "train": "onlyforward.decide.command:Train",
+        "evaluate": "onlyforward.decide.command:Evaluate",
+    },
+    run="onlyforward.decide.command:run",
+    demo="onlyforward.decide.command:DEMO",
+    benches={
+        "quantile": Benchmark(
+            claim="Quantile policies reach known optima that mean-optimal policies miss.",
+            options="onlyforward.decide.command:BenchQuantile",
+            run="onlyforward.decide.bench_quantile:run",
+            peers=("stable_baselines3",),
+        ),
+        "management": Benchmark(
+            claim="Exact solvers agree with published tables; batched simulators are thousands of times faster.",
+            options="onlyforward.decide.command:BenchManagement",
+            run="onlyforward.decide.bench_management:run",
+        ),
+    },
+)

@@ -7,6 +7,7 @@ one row of numbers per episode: they are what `ParameterSearch` perturbs, and by
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -59,7 +60,7 @@ class Head(nn.Module):
         return torch.stack([logits.argmax(-1) for logits in output.split(self.space.sizes, dim=-1)], -1)
 
     def log_prob(self, output: Tensor, action: Tensor) -> Tensor:
-        """ln pi(action | output): [...]."""
+        """Ln pi(action | output): [...]."""
         if self.real:
             unit = (action - output) / self.log_deviation.exp()
             return (-0.5 * unit * unit - self.log_deviation - 0.5 * math.log(2 * math.pi)).sum(-1)
@@ -98,8 +99,14 @@ class NetworkPolicy(nn.Module):
     """
 
     def __init__(
-        self, environment: Environment, *, hidden: tuple[int, ...] = (64, 64), key: Key, scale: float = 1.0,
-        deviation: float = 0.5, learned: bool = True,
+        self,
+        environment: Environment,
+        *,
+        hidden: tuple[int, ...] = (64, 64),
+        key: Key,
+        scale: float = 1.0,
+        deviation: float = 0.5,
+        learned: bool = True,
     ) -> None:
         super().__init__()
         self.head = Head(environment.action, deviation=deviation, learned=learned)
@@ -107,7 +114,7 @@ class NetworkPolicy(nn.Module):
         widths = (environment.observation_size, *hidden, self.head.outputs)
         layers: list[nn.Module] = []
         generator = key.at(site="policy").generator()
-        for before, after in zip(widths, widths[1:]):
+        for before, after in itertools.pairwise(widths):
             layer = nn.Linear(before, after)
             last = len(layers) == 2 * len(hidden)
             with torch.no_grad():
@@ -164,7 +171,9 @@ def cyclic_base_stock(environment: Any, level: float = 40.0) -> Structured:
 
     def act(env: Any, state: State, numbers: Array) -> Array:
         phase = 2 * math.pi * state["t"] / 15
-        levels = numbers[:, :size] + math.sin(phase) * numbers[:, size : 2 * size] + math.cos(phase) * numbers[:, 2 * size :]
+        levels = (
+            numbers[:, :size] + math.sin(phase) * numbers[:, size : 2 * size] + math.cos(phase) * numbers[:, 2 * size :]
+        )
         return (levels - env.position(state).T).clip(min=0, max=env.parameters.max_order)
 
     return Structured("cyclic-base-stock", (level,) * size + (0.0,) * 2 * size, (3.0,) * size + (2.0,) * 2 * size, act)
@@ -207,11 +216,12 @@ def frontier(environment: Any) -> Structured:
         wealth = 10 * xp.log(state["wealth"].clip(min=1e-6) / env.parameters.wealth)
         z = numbers[:, 0] + numbers[:, 1] * left + numbers[:, 2] * wealth
         z = z + numbers[:, 3] * wealth * left + numbers[:, 4] * wealth * wealth
-        bold = (1 / (1 + xp.exp(-z)))[:, None]
+        bold = (1 / (1 + xp.exp(-z.clip(min=-40, max=40))))[:, None]
         rest = (1 - bold) * careful
         return xp.concatenate((rest[:, :-1], rest[:, -1:] + bold), 1)
 
-    return Structured("frontier", (-2.0, 0.0, 0.0, 0.0, 0.0), (0.5,) * 5, act)
+    # Bold when behind, careful when ahead: the basin of the quantile; started without memory, the search stays static.
+    return Structured("frontier", (2.0, -3.0, -15.0, 0.0, 0.0), (1.0, 1.0, 2.0, 1.0, 1.0), act)
 
 
 def careful_mix(environment: Any, multiple: float = 1.2816) -> Any:

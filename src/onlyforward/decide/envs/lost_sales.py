@@ -47,7 +47,7 @@ class LostSalesParameters:
 
 
 class LostSales(Environment):
-    """The batched item; observations are the stock after arrival and the orders on the way, next first: [B, max(1, L)]."""
+    """The batched item; observations are the stock after arrival and the orders on the way: [B, max(1, L)]."""
 
     id = "LostSales"
     gamma, alpha = 1.0, 0.1

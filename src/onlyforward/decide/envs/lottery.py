@@ -37,7 +37,7 @@ class FairLottery(Environment):
         return state["spread"][min(state["t"], self.horizon - 1)]
 
     def advance(self, state: State, action: Array) -> tuple[State, Array]:
-        """r = x U."""
+        """R = x U."""
         spread = state["spread"][state["t"]]
         rows = self.xp.arange(len(spread))
         reward = spread[rows, action[:, 0]] * state["unit"][state["t"]]

@@ -50,7 +50,9 @@ class PortfolioParameters:
         check_range(self.wealth, name="wealth", low=0.0, open_low=True)
         check_range(self.periods, name="periods", low=1)
         if not self.path and len(self.covariance) != len(self.drift):
-            raise UsageError(f"drift has {len(self.drift)} assets, covariance {len(self.covariance)}", "Give equal numbers")
+            raise UsageError(
+                f"drift has {len(self.drift)} assets, covariance {len(self.covariance)}", "Give equal numbers"
+            )
 
 
 class Portfolio(Environment):

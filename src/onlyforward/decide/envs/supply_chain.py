@@ -30,7 +30,7 @@ class SupplyChainParameters:
         prices: selling prices, and last the price of the outside supplier.
         stock: initial stock of every echelon.
         initial_pipeline: units on the way in every slot at the start, paid for like any purchase.
-        compat: "none", or "paper": shipments of 10 units arrive free in every period t <= lead, as in the authors' code.
+        compat: "none", or "paper": 10 units arrive free in every period t <= lead, as in the authors' code.
         demand: "season" (U{0..6} + (t + 6) mod 15) or "merton" (jump diffusion, floor(10 exp J)).
         max_order: largest order of an echelon.
         periods: T.

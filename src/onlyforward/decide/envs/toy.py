@@ -37,7 +37,7 @@ class ZeroMean(Environment):
         return state["seen"][min(state["t"], self.horizon - 1)]
 
     def advance(self, state: State, action: Array) -> tuple[State, Array]:
-        """r = ((a - 1)^2 + 0.1) Z."""
+        """R = ((a - 1)^2 + 0.1) Z."""
         reward = ((action[:, 0] - 1) ** 2 + 0.1) * state["unit"][state["t"]]
         return {**state, "t": state["t"] + 1}, reward
 

@@ -1,0 +1,1 @@
+"""Agents: how a policy is improved from whole episodes."""

@@ -1,0 +1,126 @@
+"""Options of the `decide` commands; the work is imported when it runs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from onlyforward.run.application import Demo
+from onlyforward.run.benchmark import BenchOptions
+from onlyforward.run.context import Common
+
+if TYPE_CHECKING:
+    from onlyforward.run.context import Context
+    from onlyforward.run.result import Result
+
+
+@dataclass(frozen=True, kw_only=True)
+class Envs(Common):
+    """List the environments, their spaces and what is known about them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Solve(Common):
+    """Solve an inventory problem exactly and compare the heuristics."""
+
+    env: str = "onlyforward/LostSales-v0"
+    """Environment with an exact solver: LostSales, Newsvendor, SS."""
+    set: tuple[str, ...] = ()
+    """Parameters as NAME=VALUE words, such as lead=4 penalty=4 demand=poisson mean=5."""
+    simulate: int = 0
+    """Periods in which the optimal policy is simulated (0: none)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Policy(Common):
+    """What training and evaluation share."""
+
+    env: str = "onlyforward/OneStep-v0"
+    """Environment."""
+    objective: str = "quantile"
+    """mean, quantile, cvar, wang, power or mixture."""
+    alpha: float = -1.0
+    """Level of the quantile (default: the environment's own)."""
+    preset: str = "default"
+    """default, or paper: the parameters of the published experiment."""
+    set: tuple[str, ...] = ()
+    """Environment parameters as NAME=VALUE words."""
+    eval_episodes: int = 20_000
+    """Fresh episodes of the evaluation."""
+    backend: str = "numpy"
+    """numpy or torch."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Train(Policy):
+    """Train an agent and evaluate it against the references."""
+
+    agent: str = "qpo"
+    """qpo, reinforce, params, ppo, qppo, qppo-paper, spsa or qrdqn."""
+    policy: str = "mlp"
+    """mlp or linear; with params: base-stock, echelon-, cyclic- and capped-base-stock, sS, frontier."""
+    steps: int = 0
+    """Environment steps (default: the preset's episodes)."""
+    episodes: int = 0
+    """Episodes (default: the preset's)."""
+    batch: int = 0
+    """Episodes per update (default: the preset's)."""
+    tracker: str = "auto"
+    """How the quantile is followed: sa, batch or auto."""
+    raw_indicator: bool = False
+    """Weigh by -1{R <= q} without the centring alpha, the ablation that may freeze in a wrong policy."""
+    seeds: int = 1
+    """Number of seeds, --seed and the next ones."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluate(Policy):
+    """Evaluate a trained agent on fresh episodes."""
+
+    policy: Path = Path()
+    """Folder of a finished `decide train` run."""
+    sampled: bool = False
+    """Evaluate the sampled policy instead of the deterministic one."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchQuantile(BenchOptions):
+    """Quantile agents and their peers on environments with known optima."""
+
+    seeds: int = 10
+    """Number of seeds of the small environments; the large ones take half."""
+    only: str = ""
+    """Comma-separated cases: onestep, bandit, lottery, greed, toy, supply, portfolio (default: all)."""
+    agents: str = ""
+    """Comma-separated agents (default: all)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchManagement(BenchOptions):
+    """Exact solvers against published tables, and simulators against plain Python."""
+
+    only: str = ""
+    """Comma-separated cases: solver, throughput (default: all)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DemoOptions(Common):
+    """One risky choice: the quantile-optimal policy beside the mean-optimal one."""
+
+
+DEMO = Demo(options=DemoOptions(), targets={"decide_gap": ("<=", 0.02)})
+
+
+def run(options: Any, context: Context) -> Result:
+    """Run one `decide` command."""
+    from onlyforward.decide import study
+
+    work = {
+        Envs: study.envs,
+        Solve: study.solve,
+        Train: study.train,
+        Evaluate: study.evaluate_saved,
+        DemoOptions: study.demo,
+    }
+    return work[type(options)](options, context)

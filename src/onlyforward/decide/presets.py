@@ -1,0 +1,67 @@
+"""Recommended settings per agent and environment, as data; chosen on seeds 100 and above, never on reported ones."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How an agent learns.
+
+    Attributes:
+        episodes: whole budget, in episodes.
+        batch: episodes per update.
+        rate: learning rate at the start.
+        power: the rate falls as (1 + k / settle)^-power.
+        settle: updates after which it begins to fall; 0 lets it fall linearly to zero over the budget.
+        hidden: widths of the policy's hidden layers.
+        scale: divides observations.
+        deviation: standard deviation of real-valued actions at the start.
+        learned_deviation: whether it is trained.
+        epochs: passes over a batch (ppo, qppo).
+        minibatches: pieces of a batch (ppo, qppo).
+        entropy: weight of the entropy bonus.
+        gae_lambda: lambda of generalised advantages.
+    """
+
+    episodes: int = 50_000
+    batch: int = 64
+    rate: float = 1e-2
+    power: float = 0.9
+    settle: float = 0.0
+    hidden: tuple[int, ...] = (64,)
+    scale: float = 1.0
+    deviation: float = 0.5
+    learned_deviation: bool = True
+    epochs: int = 4
+    minibatches: int = 8
+    entropy: float = 0.0
+    gae_lambda: float = 0.95
+
+
+DEFAULT = Settings()
+SEARCH = Settings(episodes=250_000, batch=2_000, rate=1.0, power=0.7, settle=20.0)
+PPO = Settings(batch=200, rate=3e-4, hidden=(64, 64), epochs=6, minibatches=20, entropy=0.003)
+
+ENVIRONMENTS: dict[str, dict[str, object]] = {
+    "OneStep": {"episodes": 200_000, "batch": 256, "hidden": (), "deviation": 0.3, "learned_deviation": False},
+    "ZeroMean": {"episodes": 200_000, "batch": 256, "hidden": (), "deviation": 0.1**0.5, "learned_deviation": False},
+    "Bandit": {"episodes": 100_000, "batch": 256, "hidden": ()},
+    "FairLottery": {"scale": 4.0},
+    "BeyondGreed": {"hidden": ()},
+    "SupplyChain": {"episodes": 18_000, "scale": 20.0},
+    "Portfolio": {"episodes": 18_000, "scale": 1.0},
+    "LostSales": {"episodes": 10_000, "scale": 10.0, "hidden": (64, 64)},
+}
+
+
+def settings(agent: str, environment: str) -> Settings:
+    """The preset of an agent on an environment."""
+    base = SEARCH if agent == "params" else PPO if agent in ("ppo", "qppo") else DEFAULT
+    changes = dict(ENVIRONMENTS.get(environment, {}))
+    if agent == "params":
+        return replace(base, episodes=500_000) if environment == "Portfolio" else base
+    if agent in ("ppo", "qppo") and environment in ("FairLottery", "BeyondGreed", "ZeroMean", "OneStep"):
+        changes.pop("hidden", None)
+    return replace(base, **changes)  # type: ignore[arg-type]
