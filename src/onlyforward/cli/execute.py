@@ -4,27 +4,127 @@ from __future__ import annotations
 
 import json
 import os
+import sys
+from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from onlyforward.core.errors import BudgetSpent, OnlyForwardError
+from onlyforward.run.checkpoint import write_atomically
 from onlyforward.run.context import Common, Context
+from onlyforward.run.result import Result, plain
+from onlyforward.run.signals import Interrupted
 
 if TYPE_CHECKING:
     from onlyforward.cli.main import Command
 
 
-def execute(command: Command, options: Any) -> int:
-    """Run `command` with `options`; returns the exit code of a run that did not raise."""
+def execute(command: Command, options: Any, *, resuming: bool = False) -> int:
+    """Run `command` with `options` and deliver what it returns; returns the exit code."""
     if not isinstance(options, Common):
         return int(command.run(options))
     os.environ.setdefault("OMP_NUM_THREADS", str(options.threads))
-    context = Context(options, application=command.application)
-    result = command.run(options, context)
-    result.seconds = context.elapsed()
-    report = result.to_json()
+    context = Context(options, application=command.application, command=command.words, resuming=resuming)
+    try:
+        with context.signals:
+            result = command.run(options, context)
+            result.seconds = context.elapsed()
+            result.resumed_from = context.resumed_from
+            context.finish()
+            report = deliver(result, context, command.words)
+        context.event("end", status=result.status)
+    except Interrupted as stop:
+        return interrupted(stop, context, command.words)
+    except BudgetSpent as spent:
+        if isinstance(spent.partial, Result):
+            spent.partial.status = "partial"
+            deliver(spent.partial, context, command.words)
+        raise
+    except OSError as error:
+        raise OnlyForwardError(f"The system refused: {error}", "Check the disk and the folder, then resume") from error
+    finally:
+        context.close()
+    show(report, as_json=options.json)
+    return int(report.pop("exit_code", 0))
+
+
+def deliver(result: Result, context: Context, words: str) -> dict[str, Any]:
+    """The result as JSON, and in the run's folder as result.json and report.html."""
+    report = {**result.to_json(), "command": command_line(words, context.options)}
+    report["exit_code"] = result.exit_code or int(result.status == "failed")
+    if words.startswith("bench "):
+        write_benchmark(words.removeprefix("bench "), report, context)
     if context.folder is not None:
-        (context.folder / "result.json").write_text(json.dumps(report, indent=1) + "\n")
-    if options.json:
-        print(json.dumps(report))
-    else:
-        print(report["answer"])
-    return 0
+        from onlyforward.report.html import write_report
+
+        write_atomically(context.folder / "result.json", (json.dumps(report, indent=1) + "\n").encode())
+        write_report(report, context.folder)
+    return report
+
+
+def write_benchmark(name: str, report: dict[str, Any], context: Context) -> None:
+    """`benchmarks/NAME/results/CASES.json` and the Markdown tables, where a folder `benchmarks` stands."""
+    here = Path("benchmarks")
+    if not here.is_dir():
+        return
+    from onlyforward.report.tables import markdown
+
+    folder = here / name / "results"
+    folder.mkdir(parents=True, exist_ok=True)
+    picked = report["config"].get("cases") or report["config"].get("only") or report["config"].get("part") or "all"
+    tag = picked.replace(",", "+") + ("-quick" if report["config"].get("quick") else "")
+    kept = {key: value for key, value in report.items() if key != "config"}
+    (folder / f"{tag}.json").write_text(json.dumps(kept, indent=1) + "\n")
+    pages = [f"# bench {name}: {tag}\n\n`{report['command']}`\n", report["answer"] + "\n"]
+    pages += [markdown(table) for table in report["tables"]]
+    (folder / f"{tag}.md").write_text("\n".join(pages))
+
+
+def command_line(words: str, options: Common) -> str:
+    """The exact command that repeats the run: every option that differs from its default."""
+    import dataclasses
+    import shlex
+
+    parts = ["onlyforward", *words.split()]
+    values = plain(asdict(options))
+    for field in dataclasses.fields(options):
+        value = values[field.name]
+        default = plain(field.default) if field.default is not dataclasses.MISSING else None
+        if field.name in ("json", "traceback", "verbose") or value == default:
+            continue
+        flag = f"--{field.name.replace('_', '-')}"
+        parts += (
+            [flag] if value is True else [flag, *map(str, value)] if isinstance(value, list) else [flag, str(value)]
+        )
+    return shlex.join(parts)
+
+
+def interrupted(stop: Interrupted, context: Context, words: str) -> int:
+    """Say how to go on; with --json still one object."""
+    context.event("end", status="stopped")
+    hint = f"Continue with: onlyforward resume {context.folder}" if context.folder else "Use --out to be able to resume"
+    context.say(f"{stop}. {hint}")
+    if context.options.json:
+        print(
+            json.dumps(
+                {
+                    "app": context.application,
+                    "status": "stopped",
+                    "error": str(stop),
+                    "hint": hint,
+                    "exit_code": stop.exit_code,
+                    "metrics": {},
+                }
+            )
+        )
+    return stop.exit_code
+
+
+def show(report: dict[str, Any], *, as_json: bool) -> None:
+    """The result for a program or for a person."""
+    if as_json:
+        print(json.dumps({key: value for key, value in report.items() if key != "exit_code"}))
+        return
+    from onlyforward.report.tables import to_terminal
+
+    to_terminal(report, sys.stdout)

@@ -40,6 +40,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return dispatch(argv)
     except OnlyForwardError as error:
         return fail(error, argv)
+    except ModuleNotFoundError as error:
+        return fail(missing(error), argv)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
@@ -111,6 +113,14 @@ def sentence(options: type) -> str:
     return (options.__doc__ or "").strip().splitlines()[0]
 
 
+def missing(error: ModuleNotFoundError) -> OnlyForwardError:
+    """An optional package that some module imports, as the sentence that mends it; our own modules are defects."""
+    name = (error.name or "").split(".")[0]
+    if name == "onlyforward" or not name:
+        raise error
+    return UsageError(f"The package {name!r} is not installed", 'Run: pip install "onlyforward[all]"')
+
+
 def overview(prog: str, commands: Mapping[str, str]) -> None:
     """Print the names of the commands and what each does."""
     width = max(map(len, commands)) + 2
@@ -132,5 +142,6 @@ def fail(error: OnlyForwardError, argv: Sequence[str]) -> int:
             "exit_code": error.exit_code,
             "metrics": {},
         }
+        sys.stdout.flush()
         print(json.dumps(report))
     return error.exit_code

@@ -4,20 +4,26 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from onlyforward.core.errors import UsageError
+from onlyforward.core.errors import CheckpointError
 from onlyforward.core.keys import Key
+from onlyforward.run.checkpoint import Checkpoint, load_newest
+from onlyforward.run.checkpoint import save as save_checkpoint
+from onlyforward.run.events import EVERY, EventLog, Progress
+from onlyforward.run.folder import RunFolder, options_digest, read_description
 from onlyforward.run.result import Result, plain
+from onlyforward.run.signals import Signals
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-
     from torch import Tensor
+
+State = Callable[[], "tuple[Mapping[str, Tensor], Mapping[str, Any]]"]
+"""Gives the tensors and the JSON data that the next step depends on."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,36 +48,55 @@ class Common:
     """Show the Python traceback of an error."""
 
 
-@dataclass(frozen=True)
-class Checkpoint:
-    """A saved state: `step` steps are done; `tensors` by name; `data` is what JSON can hold."""
-
-    step: int
-    tensors: Mapping[str, Tensor]
-    data: Mapping[str, Any]
-
-
 class Context:
     """Everything a command needs from its surroundings: key, folder, checkpoints, progress, messages.
 
     Args:
         options: the command's options, `Common` included.
         application: name of the application or tool.
+        command: the command's words, for `run.json` and `resume`.
+        resuming: continue the run that the folder holds.
     """
 
-    def __init__(self, options: Common, *, application: str) -> None:
+    def __init__(self, options: Common, *, application: str, command: str = "", resuming: bool = False) -> None:
         self.options = options
         self.application = application
+        self.command = command or application
         self.key = Key(run=options.seed)
         self.folder = options.out
         self.started = time.perf_counter()
+        self.signals = Signals()
+        self.resumed_from: list[int] = []
+        self.saved_at = time.monotonic()
+        self.saved_step = -1
+        self.latest: tuple[int, State] | None = None
+        self.resuming = resuming
+        self.run_folder: RunFolder | None = None
+        self.events: EventLog | None = None
+        self.binding = ""
         if self.folder is not None:
-            try:
-                self.folder.mkdir(parents=True, exist_ok=True)
-            except OSError as error:
-                raise UsageError(
-                    f"--out {self.folder} cannot be made: {error.strerror}", "Choose another folder"
-                ) from error
+            self.open(self.folder)
+
+    def open(self, folder: Path) -> None:
+        """Lock the folder, claim it or continue what it holds, and begin its events."""
+        if self.resuming and not folder.is_dir():
+            raise CheckpointError(f"{folder} is no folder", "Give the --out folder of an interrupted run")
+        self.run_folder = RunFolder(folder)
+        try:
+            if self.resuming:
+                self.binding = options_digest(read_description(folder))
+            else:
+                self.binding = self.run_folder.begin(self.command, self.options)
+        except BaseException:
+            self.run_folder.close()
+            raise
+        self.events = EventLog(folder / "events.jsonl")
+        self.event("resume" if self.resuming else "start", command=self.command)
+
+    def close(self) -> None:
+        """Let the folder's lock go."""
+        if self.run_folder is not None:
+            self.run_folder.close()
 
     def result(self, *, question: str = "") -> Result:
         """A fresh result that carries this run's application, seed and options."""
@@ -86,24 +111,76 @@ class Context:
     def warn(self, text: str) -> None:
         """A warning: one line on stderr and one event."""
         self.say(f"warning: {text}")
+        self.event("warning", message=text)
 
     def event(self, kind: str, *, step: int | None = None, **fields: Any) -> None:
         """Append one event to events.jsonl."""
+        if self.events is not None:
+            self.events.write(kind, step, fields)
 
     @contextmanager
     def progress(self, total: int, *, label: str) -> Iterator[Callable[..., None]]:
-        """A progress display; call what it yields after each step, with numbers to show as keywords."""
-        yield lambda **numbers: None
+        """A progress display; call what it yields after each step, with numbers to show as keywords.
+
+        `to=` sets the number of steps done, for runs that continue. A signal ends the run at the next call, unless the
+        command saves checkpoints: then `save` ends it, so that no step is lost.
+        """
+        display = Progress(total, label, verbose=self.options.verbose, say=self.say)
+        shown = time.monotonic()
+
+        def tick(*, to: int | None = None, **numbers: Any) -> None:
+            nonlocal shown
+            display.advance(numbers, to=to)
+            if self.events is not None and time.monotonic() - shown >= EVERY:
+                shown = time.monotonic()
+                self.event("step", step=display.done, **plain(numbers))
+            if self.latest is None:
+                self.signals.check()
+
+        try:
+            yield tick
+        finally:
+            display.close()
 
     def restore(self) -> Checkpoint | None:
-        """The newest usable checkpoint of the run that is resumed, or None for a fresh run."""
-        return None
+        """The newest usable checkpoint of the run that is resumed, or None for a fresh run.
 
-    def save(self, step: int, state: Callable[[], tuple[Mapping[str, Tensor], Mapping[str, Any]]]) -> None:
+        Raises:
+            CheckpointError: the run has checkpoints and none can be used.
+        """
+        if not self.resuming or self.run_folder is None:
+            return None
+        found = load_newest(self.run_folder.checkpoints, options=self.binding, warn=self.warn)
+        if found is not None:
+            self.resumed_from.append(found.step)
+            self.saved_step = found.step
+            self.event("resume", step=found.step)
+        return found
+
+    def save(self, step: int, state: State) -> None:
         """Call once after every step: writes `state()` as a checkpoint when the interval has passed.
 
         After SIGINT or SIGTERM it writes at once and ends the run with exit code 130 or 143.
         """
+        self.latest = (step, state)
+        due = time.monotonic() - self.saved_at >= self.options.checkpoint_seconds
+        if self.run_folder is not None and (due or self.signals.received):
+            self.write(step, state)
+        self.signals.check()
+
+    def write(self, step: int, state: State) -> None:
+        """Write one checkpoint now."""
+        if self.run_folder is None or step == self.saved_step:
+            return
+        tensors, data = state()
+        save_checkpoint(self.run_folder.checkpoints, Checkpoint(step, tensors, data), options=self.binding)
+        self.saved_at, self.saved_step = time.monotonic(), step
+        self.event("checkpoint", step=step)
+
+    def finish(self) -> None:
+        """Write the last state if its interval had not passed yet."""
+        if self.latest is not None:
+            self.write(*self.latest)
 
     def artefact(self, name: str) -> Path | None:
         """Where an output file of this run belongs, or None without --out."""

@@ -38,6 +38,33 @@ class Table:
         return {"title": self.title, "columns": list(self.columns), "rows": rows, "note": self.note}
 
 
+@dataclass(frozen=True)
+class Curve:
+    """One line of a figure.
+
+    Attributes:
+        figure: title of the figure; curves of equal title share it.
+        label: name of the line.
+        x: abscissae.
+        y: ordinates.
+        x_label: with its unit.
+        y_label: with its unit.
+        spread: half widths of the error bars, or empty.
+    """
+
+    figure: str
+    label: str
+    x: Sequence[float]
+    y: Sequence[float]
+    x_label: str
+    y_label: str
+    spread: Sequence[float] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """The form in `result.json`."""
+        return {key: plain(value) for key, value in self.__dict__.items()}
+
+
 @dataclass
 class Result:
     """The outcome of one command, filled while it runs.
@@ -50,10 +77,12 @@ class Result:
         timing: names of the metrics that are times, rates or memory, left out of the digest.
         tables: for people; the first one is the headline with its peers.
         figures: title -> file name of an SVG or PNG inside the run's folder.
+        curves: lines of the figures that the report draws.
         artefacts: tensors that are the result proper, for `digest`.
         forward_runs: forward runs of the surviving path, counted once.
         status: "done", "failed", "stopped" or "partial".
         notes: warnings that belong to the numbers.
+        exit_code: of the command that made it, 0 unless a documented one applies.
     """
 
     app: str
@@ -63,6 +92,7 @@ class Result:
     timing: list[str] = field(default_factory=list)
     tables: list[Table] = field(default_factory=list)
     figures: dict[str, str] = field(default_factory=dict)
+    curves: list[Curve] = field(default_factory=list)
     artefacts: dict[str, Any] = field(default_factory=dict)
     forward_runs: int = 0
     status: str = "done"
@@ -71,12 +101,13 @@ class Result:
     seconds: float = 0.0
     config: dict[str, Any] = field(default_factory=dict)
     resumed_from: list[int] = field(default_factory=list)
+    exit_code: int = 0
 
     def metric(self, name: str, value: float | int | bool, *, timing: bool = False) -> None:
         """Record one number; a NaN or infinity becomes null and a note."""
         if not name.replace("_", "").isalnum():
             raise UsageError(f"The metric name {name!r} is not made of letters, digits and underscores", "Rename it")
-        number = plain(value)
+        number = value.item() if hasattr(value, "item") else value
         if isinstance(number, bool):
             number = int(number)
         if isinstance(number, float) and not math.isfinite(number):
@@ -89,6 +120,20 @@ class Result:
     def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], note: str = "") -> None:
         """Append one table."""
         self.tables.append(Table(title, columns, rows, note))
+
+    def curve(
+        self,
+        figure: str,
+        label: str,
+        x: Sequence[float],
+        y: Sequence[float],
+        *,
+        x_label: str,
+        y_label: str,
+        spread: Sequence[float] = (),
+    ) -> None:
+        """Append one line of a figure: what is drawn in the report, with units in the labels."""
+        self.curves.append(Curve(figure, label, list(x), list(y), x_label, y_label, list(spread)))
 
     def digest(self) -> str:
         """SHA-256 of the artefact tensors, then of the canonical JSON of tables and metrics without timings.
@@ -120,6 +165,7 @@ class Result:
             "metrics": self.metrics,
             "tables": [table.to_json() for table in self.tables],
             "figures": self.figures,
+            "curves": [curve.to_json() for curve in self.curves],
             "seed": self.seed,
             "forward_runs": self.forward_runs,
             "seconds": self.seconds,
@@ -150,7 +196,9 @@ def plain(value: Any) -> Any:
         return [plain(item) for item in value]
     if isinstance(value, Path):
         return str(value)
-    return value.item() if hasattr(value, "item") else value
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return plain(value.item()) if hasattr(value, "item") else value
 
 
 def versions() -> dict[str, str]:
