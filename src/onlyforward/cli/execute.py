@@ -32,6 +32,7 @@ def execute(command: Command, options: Any, *, resuming: bool = False) -> int:
             result.resumed_from = context.resumed_from
             context.finish()
             report = deliver(result, context, command.words)
+            code = result.exit_code or int(result.status == "failed")
         context.event("end", status=result.status)
     except Interrupted as stop:
         return interrupted(stop, context, command.words)
@@ -45,13 +46,12 @@ def execute(command: Command, options: Any, *, resuming: bool = False) -> int:
     finally:
         context.close()
     show(report, as_json=options.json)
-    return int(report.pop("exit_code", 0))
+    return code
 
 
 def deliver(result: Result, context: Context, words: str) -> dict[str, Any]:
     """The result as JSON, and in the run's folder as result.json and report.html."""
     report = {**result.to_json(), "command": command_line(words, context.options)}
-    report["exit_code"] = result.exit_code or int(result.status == "failed")
     if words.startswith("bench "):
         write_benchmark(words.removeprefix("bench "), report, context)
     if context.folder is not None:
@@ -123,7 +123,7 @@ def interrupted(stop: Interrupted, context: Context, words: str) -> int:
 def show(report: dict[str, Any], *, as_json: bool) -> None:
     """The result for a program or for a person."""
     if as_json:
-        print(json.dumps({key: value for key, value in report.items() if key != "exit_code"}))
+        print(json.dumps(report))
         return
     from onlyforward.report.tables import to_terminal
 

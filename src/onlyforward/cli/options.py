@@ -31,18 +31,24 @@ def parse(options: type[Options], arguments: Sequence[str], *, prog: str) -> Opt
         raise UsageError(finding(stderr.getvalue()), f"See {prog} --help") from None
 
 
+HINTS = ("Perhaps you meant", "For full helptext", "Argument helptext", "To see", "Full helptext")
+"""How tyro's closing sections begin; the message stands before them."""
+
+
 def finding(text: str) -> str:
-    """Tyro's message without its frame, title and hints: the lines up to the second rule, on one line."""
-    lines = [line.strip(" │╭╮╰╯|") for line in text.splitlines()]
-    body: list[str] = []
-    rules = 0
-    for line in lines:
-        if line and set(line) <= set("-─"):
-            rules += 1
-            if rules == 2:
-                break
-        elif line and rules == 1:
-            body.append(line)
-    message = " ".join(body) or " ".join(" ".join(lines).split())
-    near = [line.strip() for line in lines if line.strip().startswith("--")]
+    """Tyro's message on one line, without its frame, its title and its closing hints; nearest options are kept."""
+    sections: list[list[str]] = [[]]
+    near = []
+    for raw in text.splitlines():
+        line = raw.strip(" │╭╮╰╯|")
+        if not line:
+            continue
+        if set(line) <= set("-─"):
+            sections.append([])
+        elif "─" not in line:
+            sections[-1].append(line)
+            if line.startswith("--"):
+                near.append(line.split()[0])
+    messages = [" ".join(section) for section in sections if section and not section[0].startswith(HINTS)]
+    message = messages[-1] if messages else " ".join(text.split())
     return f"{message} (nearest: {', '.join(near[:3])})" if near and "nrecognized" in message else message

@@ -57,6 +57,7 @@ def solve(options: Solve, context: Context) -> Result:
         best = next(iter(known.values()))
         result.metric("optimal_value", -best.value)
         result.metric("solver_seconds", time.perf_counter() - begin, timing=True)
+        result.table("Optimal cost", ["policy", "cost"], [[best.policy, -best.value]])
         result.answer = f"The optimal cost is {-best.value:.4f}: {best.policy}."
         return result
     p = environment.parameters  # type: ignore[attr-defined]

@@ -91,6 +91,7 @@ class Context:
             self.run_folder.close()
             raise
         self.events = EventLog(folder / "events.jsonl")
+        self.resumed_from = self.events.resumed_from if self.resuming else []
         self.event("resume" if self.resuming else "start", command=self.command)
 
     def close(self) -> None:

@@ -22,11 +22,14 @@ class EventLog:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.sequence = 0
+        self.resumed_from: list[int] = []
         if path.exists():
             whole = [line for line in path.read_bytes().splitlines(keepends=True) if line.endswith(b"\n")]
             kept = [line for line in whole if is_object(line)]
             path.write_bytes(b"".join(kept))
             self.sequence = len(kept)
+            earlier = [json.loads(line) for line in kept]
+            self.resumed_from = [e["step"] for e in earlier if e["kind"] == "resume" and e["step"] is not None]
 
     def write(self, kind: str, step: int | None, fields: dict[str, Any]) -> None:
         """One line."""
