@@ -1,0 +1,198 @@
+"""Activations as a perturbation: one probe per site, each with the losses of its copies and a pull to parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.func import vmap
+
+from onlyforward.core.errors import UsageError
+from onlyforward.core.keys import Key
+from onlyforward.nn.layout import Layout, repeated
+from onlyforward.nn.noise import SiteNoise
+from onlyforward.nn.sites import Site
+from onlyforward.nn.walk import Tape, Walk
+
+ROWS = 256
+"""A chunk has at least so many rows: fewer do not fill a matrix product."""
+BYTES = 2 << 20
+"""The widest map of a chunk stays within this: it should fit the cache of one core."""
+
+LossFn = Callable[..., Tensor]
+"""(output, target) -> losses [b]."""
+
+
+@dataclass
+class Objective:
+    """The user's loss over rows of any number of copies.
+
+    Attributes:
+        loss_fn: (output, target) -> [rows], or [rows, m] with a credit mask.
+        target: [b, ...].
+        width: most elements that one datum has in any tensor of the network; decides the chunks.
+    """
+
+    loss_fn: LossFn
+    target: Any
+    width: int = 0
+    repeats: dict[int, Any] = field(default_factory=dict)
+
+    def losses(self, output: Any, copies: int, data: int) -> Tensor:
+        """Losses [n, b] (or [n, b, m]) of outputs that hold n copies, in float32 or better."""
+        if copies not in self.repeats:
+            self.repeats = {copies: repeat_target(self.target, copies)}
+        if isinstance(output, Tensor) and output.dim() > 1 and output.shape[0] == copies != data * copies:
+            output = output.flatten(0, 1)
+        loss = self.loss_fn(output, self.repeats[copies])
+        if loss.dim() == 0 or loss.shape[0] != copies * data:
+            raise UsageError(
+                f"The loss has shape {list(loss.shape)}, but one loss per datum is needed, [{copies * data}]",
+                'Give reduction="none" to the loss function',
+            )
+        loss = loss.float() if loss.dtype in (torch.float16, torch.bfloat16) else loss
+        return loss.reshape(copies, data, *loss.shape[1:])
+
+
+def repeat_target(target: Any, copies: int) -> Any:
+    """The target of n copies."""
+    if isinstance(target, Tensor):
+        return repeated(target, copies)
+    if isinstance(target, (tuple, list)):
+        return type(target)(repeat_target(item, copies) for item in target)
+    return target
+
+
+@dataclass
+class SiteProbe:
+    """What came back from the runs at one site.
+
+    Attributes:
+        place: the site.
+        noise: its directions.
+        signal: [n, b]; with pairs copies i and i + n/2 are mirrored.
+        clean: [b], the unperturbed losses.
+        paired: whether the copies come in mirrored pairs.
+        runs: forward runs, n b.
+        mask: never set here: every row ran.
+    """
+
+    place: Site
+    noise: SiteNoise
+    signal: Tensor
+    clean: Tensor
+    paired: bool
+    runs: int
+    mask: Tensor | None = None
+
+    @property
+    def site(self) -> str:
+        """Path of the site."""
+        return self.place.path
+
+    def delta(self, weight: Tensor) -> Tensor:
+        """The cotangent sum_n weight[n, b] score[n, b]: [b, *site], or [1, P] for noise that the batch shares."""
+        half = len(weight) // 2
+        folded = weight[:half] - weight[half:] if self.paired else weight
+        return self.noise.correlate(folded.sum(1, keepdim=True) if self.place.shared else folded)
+
+    def pull(self, weight: Tensor) -> dict[str, Tensor]:
+        """Gradients of the module's parameters, by their names within the module."""
+        return self.place.pull(self.delta(weight))
+
+
+def run_site(
+    walk: Walk,
+    tape: Tape,
+    site: Site,
+    noise: SiteNoise,
+    objective: Objective,
+    clean: Tensor,
+    *,
+    paired: bool,
+    stack: bool = False,
+    reference: bool = False,
+    chunk: int = 0,
+) -> SiteProbe:
+    """Run all copies of one site.
+
+    Args:
+        walk: the network.
+        tape: its clean run.
+        site: where noise enters.
+        noise: directions; with pairs each is also run mirrored.
+        objective: the loss.
+        clean: [b], the clean losses.
+        paired: run mirrored pairs.
+        stack: copies go in front of the data dimension instead of into it.
+        reference: go on under vmap, datum and copy each on their own: slow and right by construction.
+        chunk: directions run at once (0: by size).
+    """
+    step = chunk or chunk_copies(tape.data, objective.width or site.clean.numel() // max(1, len(site.clean)))
+    step = max(1, step // 2) if paired and not chunk else step
+    plus, minus = [], []
+    for begin in range(0, noise.drawn, step):
+        part = slice(begin, min(begin + step, noise.drawn))
+        rows = noise.added(site.clean, part, paired=paired)
+        count = len(rows)
+        if reference:
+            losses = reference_losses(walk, tape, site, rows, objective)
+        else:
+            layout = Layout("stack" if stack else "rows", count, tape.data)
+            losses = objective.losses(walk.resume(tape, site, rows, layout), count, tape.data)
+        plus.append(losses[: part.stop - part.start])
+        minus.append(losses[part.stop - part.start :])
+    signal = torch.cat([*plus, *minus]) if len(plus) > 1 or paired else plus[0]
+    return SiteProbe(site, noise, signal, clean, paired, signal.shape[0] * tape.data)
+
+
+def reference_losses(walk: Walk, tape: Tape, site: Site, rows: Tensor, objective: Objective) -> Tensor:
+    """Losses [n, b] by vmap over copies: nothing is expanded by hand."""
+    alone = Layout("alone", 1, tape.data)
+
+    def one(row: Tensor) -> Tensor:
+        return objective.loss_fn(walk.resume(tape, site, row, alone), objective.target)
+
+    return vmap(one)(rows)
+
+
+def chunk_copies(data: int, width: int, *, element: int = 4) -> int:
+    """Copies per chunk: at least ROWS rows, the widest map within BYTES."""
+    return max(-(-ROWS // max(1, data)), BYTES // max(1, data * width * element), 1)
+
+
+@dataclass(frozen=True)
+class Activations:
+    """Likelihood-ratio noise on activations, as a `Perturbation` for `core.gradient`.
+
+    Attributes:
+        walk: the network.
+        tape: its clean run.
+        sites: where noise enters, in forward order.
+        objective: the loss of the run.
+        clean: [b], the clean losses.
+        noise: makes the directions of a site: (site, key, drawn) -> SiteNoise.
+        antithetic: whether copies come in mirrored pairs.
+        stack: see `run_site`.
+    """
+
+    walk: Walk
+    tape: Tape
+    sites: tuple[Site, ...]
+    objective: Objective
+    clean: Tensor
+    noise: Callable[[Site, Key, int], SiteNoise]
+    antithetic: bool = False
+    stack: bool = False
+
+    def probes(self, run: Any, params: Any, *, key: Key, copies: int) -> Any:
+        """One probe per site; the network runs by itself, so `run` and `params` may be None."""
+        drawn = copies // 2 if self.antithetic else copies
+        for site in self.sites:
+            noise = self.noise(site, key.at(site=f"{key.site}/{site.path}"), drawn)
+            yield run_site(
+                self.walk, self.tape, site, noise, self.objective, self.clean, paired=self.antithetic, stack=self.stack
+            )

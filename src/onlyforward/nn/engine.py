@@ -1,0 +1,405 @@
+"""Likelihood-ratio training of any torch module: a drop-in for `loss.backward()` that needs forward runs only.
+
+At a site v the network runs on with v + sigma eps. The loss's cotangent at v is estimated by
+delta = (1/n) sum_n (L_n - beta) eps_n / sigma per datum, and one local vector-Jacobian product makes it the parameters'
+gradient (arXiv 2305.08960). Noise enters one site at a time; what lies before it runs once, clean, for all copies.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from onlyforward.core.checks import check_choice, check_range
+from onlyforward.core.directions import KINDS, Direction, direction
+from onlyforward.core.errors import Diverged, UsageError
+from onlyforward.core.keys import Key
+from onlyforward.nn.activations import LossFn, Objective, SiteProbe, run_site
+from onlyforward.nn.costs import Costs, count_costs
+from onlyforward.nn.noise import SiteNoise
+from onlyforward.nn.plan import check_plan, planned
+from onlyforward.nn.sites import Call, Site
+from onlyforward.nn.units import loose_site, sites_of
+from onlyforward.nn.walk import Tape, Walk, check_modes
+
+BASELINES = ("clean", "loo", "ema", "none")
+PAIRINGS = ("auto", "pairs", "single")
+SMOOTH, THRESHOLD = 0.05, 0.5
+"""Automatic sigma over the root mean square of the site's tensor, for smooth suffixes and behind thresholds."""
+PILOTS, RECHECK = 4, 50
+"""Pilot pairs per site, and steps between pilots."""
+
+
+@dataclass
+class Memory:
+    """What the engine keeps about a site between steps.
+
+    Attributes:
+        noise: kind of noise; empty before the first step.
+        scale: automatic sigma over the root mean square.
+        paired: whether copies run in mirrored pairs; None before the first pilot.
+        odd: energy of the odd part of the response.
+        even: energy of the even part.
+        sigma: level of the last step.
+        ema: running mean of the losses, for that baseline.
+    """
+
+    noise: str = ""
+    scale: float = SMOOTH
+    paired: bool | None = None
+    odd: float = 0.0
+    even: float = 0.0
+    sigma: float = 0.0
+    ema: float | None = None
+
+
+class LikelihoodRatio:
+    """Fills `p.grad` from forward runs.
+
+    Args:
+        model: any module, unchanged.
+        plan: glob over module paths -> lr, bp, channel, weights, exact or frozen; the last match wins. What no glob
+            matches is lr, and the last unit of a network is exact where the loss can be differentiated.
+        copies: n, perturbed runs per site and datum, at least 2.
+        sigma: noise level in units of the site's tensor, or "auto": 0.05 of its root mean square (0.5 behind
+            thresholds).
+        noise: kind of noise, or "auto": hadamard for a smooth suffix, gaussian where a threshold follows.
+        baseline: clean (the unperturbed loss), loo (mean of the other copies), ema (running mean) or none.
+        pairing: auto (from pilot pairs, checked every 50 steps), pairs or single.
+        injection: layer, noise at one site at a time.
+        seed: run coordinate of every draw.
+        reference: run copies by vmap: slow, right by construction, the twin of the fast path.
+        force: allow noise that is no likelihood ratio with a loss that cannot be differentiated.
+
+    Raises:
+        UsageError: settings that mean nothing, or a plan that matches nothing.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        plan: Mapping[str, str] | None = None,
+        copies: int = 16,
+        sigma: float | str = "auto",
+        noise: str = "auto",
+        baseline: str = "clean",
+        pairing: str = "auto",
+        seed: int = 0,
+        reference: bool = False,
+        force: bool = False,
+    ) -> None:
+        check_range(copies, name="copies", low=2, why="one run has nothing to be compared with")
+        if pairing == "pairs" and copies % 2:
+            raise UsageError(f"copies is {copies}", "Give an even number, because copies come in mirrored pairs")
+        if sigma != "auto":
+            check_range(float(sigma), name="sigma", low=0.0, open_low=True, why="without noise there is no signal")
+        self.plan = dict(plan or {})
+        self.copies, self.sigma, self.seed, self.force = copies, sigma, seed, force
+        self.noise = check_choice(noise, ("auto", *KINDS), name="noise")
+        self.baseline = check_choice(baseline, BASELINES, name="baseline")
+        self.pairing = check_choice(pairing, PAIRINGS, name="pairing")
+        self.reference = reference
+        self.walk = Walk(model, self.recorded_as)
+        self.model = self.walk.model
+        check_plan(self.plan, self.model)
+        self.head = self.last_unit()
+        self.smooth_loss: bool | None = None
+        self.memory: dict[str, Memory] = {}
+        self.steps = 0
+        self.runs = 0
+        self.costs: Costs | None = None
+        self.stack = False
+
+    # Kinds -----------------------------------------------------------------------------------------------------------
+
+    def kind_of(self, path: str) -> str:
+        """How the unit at a path learns."""
+        found = planned(self.plan, path)
+        if found is None:
+            found = "exact" if path == self.head and self.smooth_loss is not False else "lr"
+        return found
+
+    def recorded_as(self, path: str) -> str:
+        """The kind under which the clean run records a unit: an exact head needs the slope of the loss, no graph."""
+        kind = self.kind_of(path)
+        return "lr" if path == self.head and kind == "exact" else kind
+
+    def last_unit(self) -> str | None:
+        """Path of the unit whose output is the network's, if it is a part of its own."""
+        last = self.walk.parts[-1]
+        return last.path if last.whole and last.units and len(self.walk.parts) > 1 else None
+
+    @property
+    def backpropagates(self) -> bool:
+        """Whether the plan has parts with a graph."""
+        return any(kind in ("bp", "exact") for kind in self.plan.values())
+
+    # The step --------------------------------------------------------------------------------------------------------
+
+    def backward(self, loss_fn: LossFn, *inputs: Any) -> Tensor:
+        """Estimate the gradient of the mean loss and add it to `p.grad` of every trained parameter.
+
+        Args:
+            loss_fn: (output, target) -> losses [b].
+            inputs: what the model takes, and the target last; first dimensions are b.
+
+        Returns:
+            The mean clean loss.
+
+        Raises:
+            UsageError: a loss that is not [b]; BatchNorm in training mode.
+            Diverged: a loss or a gradient is not finite.
+        """
+        if len(inputs) < 2:
+            raise UsageError("backward got no target", "Call backward(loss_fn, *inputs, target)")
+        check_modes(self.model)
+        key = Key(run=self.seed, step=self.steps, site="lr")
+        found: dict[nn.Parameter, Tensor] = {}
+        with quiet():
+            tape = self.walk.record(inputs[:-1], key)
+            objective = Objective(loss_fn, inputs[-1])
+            clean = self.clean_losses(tape, objective, found)
+            places = list(self.sites(tape))
+            if self.costs is None:
+                self.costs = count_costs(tape.calls, places, tape.data)
+            objective.width = self.costs.width
+            for call, site in places:
+                probe = self.probe(tape, call, site, objective, clean, key)
+                self.take(site, probe.delta(self.weights(probe)), found, len(clean))
+        self.deposit(found)
+        self.steps += 1
+        return clean.mean()
+
+    def sites(self, tape: Tape) -> Iterator[tuple[Call, Site]]:
+        """Sites of the clean run in forward order."""
+        for index, part in enumerate(self.walk.parts):
+            if part.loose:
+                kind = planned(self.plan, part.path) or "weights"
+                site = loose_site(part, index)
+                if site is not None and kind in ("lr", "channel", "weights"):
+                    yield site.call, site
+        for call in tape.calls:
+            for site in sites_of(call, self.kind_of(call.path.partition("#")[0])):
+                yield call, site
+
+    def clean_losses(self, tape: Tape, objective: Objective, found: dict[nn.Parameter, Tensor]) -> Tensor:
+        """Losses [b] of the clean run; the exact head and backpropagated parts deposit their gradients."""
+        output, data = tape.output, tape.data
+        head = tape.calls[-1] if self.head is not None and self.kind_of(self.head) == "exact" else None
+        if isinstance(output, Tensor) and output.requires_grad:
+            with torch.enable_grad():
+                losses = objective.losses(output, 1, data)[0]
+                self.graph_gradients(losses.sum() / data, None, found)
+            losses = losses.detach()
+        elif head is not None:
+            with torch.enable_grad():
+                leaf = output.detach().requires_grad_()
+                losses = objective.losses(leaf, 1, data)[0]
+                self.smooth_loss = losses.requires_grad
+                slope = torch.autograd.grad(losses.sum(), leaf)[0] if losses.requires_grad else None
+            losses = losses.detach()
+            if slope is not None:
+                self.take(Site(head.path, head, head.output), slope, found, data)
+        else:
+            losses = objective.losses(output, 1, data)[0]
+        if not bool(losses.isfinite().all()):
+            raise Diverged(f"The loss is not finite in step {self.steps}", "Lower the learning rate", step=self.steps)
+        self.runs += data
+        return losses
+
+    def probe(self, tape: Tape, call: Call, site: Site, objective: Objective, clean: Tensor, key: Key) -> SiteProbe:
+        """Run the copies of one site."""
+        memory = self.memory.setdefault(site.path, Memory())
+        if not memory.noise:
+            self.choose_noise(tape, site, objective, memory, key)
+        if memory.paired is None or (self.pairing == "auto" and self.steps % RECHECK == 0):
+            self.choose_pairing(tape, site, objective, clean, memory, key)
+        paired = bool(memory.paired)
+        noise = self.site_noise(
+            site, memory, key.at(site=f"lr/{site.path}"), self.copies // 2 if paired else self.copies
+        )
+        probe = run_site(
+            self.walk, tape, site, noise, objective, clean, paired=paired, stack=self.stack, reference=self.reference
+        )
+        self.runs += probe.runs
+        if not bool(probe.signal.isfinite().all()):
+            raise Diverged(
+                f"A loss at {site.path} is not finite in step {self.steps} (sigma {memory.sigma:.3g})",
+                "Lower sigma or the learning rate",
+                site=site.path,
+                step=self.steps,
+            )
+        return probe
+
+    def site_noise(self, site: Site, memory: Memory, key: Key, drawn: int) -> SiteNoise:
+        """The directions of a site in this step."""
+        memory.sigma = self.level(site, memory)
+        return SiteNoise(self.kind(memory), key, drawn, tuple(site.clean.shape), memory.sigma, site.clean)
+
+    def kind(self, memory: Memory) -> Direction:
+        """The direction object of a site."""
+        return direction(memory.noise)
+
+    def level(self, site: Site, memory: Memory) -> float:
+        """Sigma of a site: fixed, or a share of its root mean square."""
+        if self.sigma != "auto":
+            return float(self.sigma)
+        size = site.clean.numel() ** -0.5 * float(torch.linalg.vector_norm(site.clean))
+        return memory.scale * (size or 1.0)
+
+    def weights(self, probe: SiteProbe) -> Tensor:
+        """Weights [n, b] of a probe's signal: pairs, or the chosen baseline."""
+        signal = probe.signal
+        n = len(signal)
+        if probe.paired:
+            half = (signal[: n // 2] - signal[n // 2 :]) / (2 * n)
+            return torch.cat((half, -half))
+        if self.baseline == "loo":
+            return (signal - signal.mean(0)) / (n - 1)
+        if self.baseline == "ema":
+            memory = self.memory[probe.site]
+            before = memory.ema if memory.ema is not None else float(probe.clean.mean())
+            memory.ema = 0.9 * before + 0.1 * float(signal.mean())
+            return (signal - before) / n
+        return (signal - probe.clean) / n if self.baseline == "clean" else signal / n
+
+    # Choices ---------------------------------------------------------------------------------------------------------
+
+    def choose_noise(self, tape: Tape, site: Site, objective: Objective, memory: Memory, key: Key) -> None:
+        """The kind and the automatic scale of a site's noise: does a tiny step move the losses?"""
+        smooth = self.smooth_loss is not False and self.is_smooth(tape, site, objective, key)
+        memory.scale = SMOOTH if smooth else THRESHOLD
+        memory.noise = ("hadamard" if smooth else "gaussian") if self.noise == "auto" else self.noise
+        if not smooth and not direction(memory.noise).exact and not self.force:
+            raise UsageError(
+                f"{memory.noise} noise at {site.path} needs a smooth way to the loss, and a threshold follows",
+                'Take noise="gaussian" or force it',
+            )
+
+    def is_smooth(self, tape: Tape, site: Site, objective: Objective, key: Key) -> bool:
+        """Whether most data's losses answer to steps of a thousandth of the root mean square: thresholds do not."""
+        size = 1e-3 * max(float(site.clean.pow(2).mean()) ** 0.5, 1e-6)
+        noise = SiteNoise(
+            direction("gaussian"), key.at(site=f"smooth/{site.path}"), 3, tuple(site.clean.shape), size, site.clean
+        )
+        zero = torch.zeros(tape.data, device=site.clean.device)
+        probe = run_site(
+            self.walk, tape, site, noise, objective, zero, paired=True, stack=self.stack, reference=self.reference
+        )
+        self.runs += probe.runs
+        moved = (probe.signal != probe.signal[:1]).any(0)
+        return bool(moved.float().mean() > 0.5)
+
+    def choose_pairing(
+        self, tape: Tape, site: Site, objective: Objective, clean: Tensor, memory: Memory, key: Key
+    ) -> None:
+        """One-sided exactly where the odd part of the response outweighs the even part."""
+        if self.pairing != "auto":
+            memory.paired = self.pairing == "pairs"
+            return
+        noise = self.site_noise(site, memory, key.at(site=f"pilot/{site.path}"), PILOTS)
+        probe = run_site(
+            self.walk, tape, site, noise, objective, clean, paired=True, stack=self.stack, reference=self.reference
+        )
+        self.runs += probe.runs
+        plus, minus = probe.signal[:PILOTS], probe.signal[PILOTS:]
+        memory.odd = float(((plus - minus) / 2).square().mean())
+        memory.even = float(((plus + minus) / 2 - clean).square().mean())
+        memory.paired = memory.even >= memory.odd and self.copies % 2 == 0
+
+    # What it costs ---------------------------------------------------------------------------------------------------
+
+    @property
+    def stats(self) -> dict[str, dict[str, float]]:
+        """Per site, of the last step: D, copies, odd and even energy, sigma, pairs, and cost over backpropagation."""
+        costs = self.costs
+        return {
+            site: {
+                "copies": self.copies,
+                "paired": float(bool(memory.paired)),
+                "odd": memory.odd,
+                "even": memory.even,
+                "sigma": memory.sigma,
+                "macs_over_bp": self.copies * costs.suffix[site] / (3 * max(costs.forward, 1.0)) if costs else 0.0,
+            }
+            for site, memory in self.memory.items()
+        }
+
+    def cost(self) -> tuple[float, float]:
+        """Full forward runs per step, and its multiply-accumulates over backpropagation's, as of the last step."""
+        if self.costs is None:
+            return 0.0, 0.0
+        runs = dict.fromkeys(self.costs.suffix, self.copies)
+        return self.costs.forwards(runs), self.costs.over_backprop(runs)
+
+    def state(self) -> dict[str, Any]:
+        """Everything that the next step depends on, for a checkpoint: data that JSON can hold."""
+        return {
+            "steps": self.steps,
+            "runs": self.runs,
+            "smooth_loss": self.smooth_loss,
+            "memory": {site: asdict(memory) for site, memory in self.memory.items()},
+        }
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Continue where `state()` was taken."""
+        self.steps, self.runs, self.smooth_loss = state["steps"], state["runs"], state["smooth_loss"]
+        self.memory = {site: Memory(**kept) for site, kept in state["memory"].items()}
+
+    # Gradients -------------------------------------------------------------------------------------------------------
+
+    def take(self, site: Site, delta: Tensor, found: dict[nn.Parameter, Tensor], data: int) -> None:
+        """Add a site's cotangent, through its graph or its local rule, to the gradients."""
+        if site.call.graph is not None:
+            self.graph_gradients(site.call.graph, delta / data, found)
+            return
+        for name, value in site.pull(delta / data).items():
+            parameter = site.call.module.get_parameter(name)
+            if parameter.requires_grad:
+                add_gradient(found, parameter, value)
+
+    def graph_gradients(self, root: Tensor, cotangent: Tensor | None, found: dict[nn.Parameter, Tensor]) -> None:
+        """Backpropagate into the parts of the plan that have a graph."""
+        wanted = [
+            p
+            for name, p in self.model.named_parameters()
+            if p.requires_grad and planned(self.plan, name.rpartition(".")[0]) != "frozen"
+        ]
+        pulled = torch.autograd.grad(root, wanted, cotangent, allow_unused=True, retain_graph=True)
+        for parameter, value in zip(wanted, pulled):
+            if value is not None:
+                add_gradient(found, parameter, value)
+
+    def deposit(self, found: Mapping[nn.Parameter, Tensor]) -> None:
+        """Add finished gradients to `p.grad`, as autograd does."""
+        for parameter, value in found.items():
+            if not bool(value.isfinite().all()):
+                raise Diverged(
+                    f"A gradient is not finite in step {self.steps}",
+                    "Lower the learning rate or sigma",
+                    step=self.steps,
+                )
+            parameter.grad = value if parameter.grad is None else parameter.grad + value
+
+
+def add_gradient(found: dict[nn.Parameter, Tensor], parameter: nn.Parameter, value: Tensor) -> None:
+    """Tied parameters and repeated calls accumulate."""
+    found[parameter] = value if parameter not in found else found[parameter] + value
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """No gradients, and no fast path of torch's attention modules, which passes their submodules by."""
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)

@@ -1,0 +1,78 @@
+"""Recording one unit's call in the clean run, and the sites that the call offers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from onlyforward.nn.layout import first
+from onlyforward.nn.recurrent import record_steps, step_sites
+from onlyforward.nn.sites import RECURRENT, Call, Site, channel_site, trained_names, weight_site
+
+
+def record(call: Call, kind: str, forward: Callable[..., Any]) -> Any:
+    """Run the unit, note its clean output, and return what the network goes on with.
+
+    Where backpropagation goes on upstream, a perturbed unit keeps its graph and hands on a detached output: the
+    likelihood ratio's delta is then the cotangent of that graph.
+    """
+    tracked = any(isinstance(x, Tensor) and x.requires_grad for x in call.inputs)
+    if kind == "exact":
+        call.inputs = tuple(x.detach() if isinstance(x, Tensor) else x for x in call.inputs)
+    if kind in ("bp", "exact"):
+        with torch.enable_grad():
+            out = forward(*call.inputs, **call.named)
+        call.output = detached(out)
+        return out
+    if kind == "frozen":
+        out = forward(*call.inputs, **call.named) if tracked else without_graph(forward, call)
+        call.output = detached(out)
+        return out
+    if tracked:
+        out = forward(*call.inputs, **call.named)
+        call.graph = first(out)
+        call.inputs = detached(call.inputs)
+    elif type(call.module) in RECURRENT and kind == "lr":
+        with torch.no_grad():
+            out = record_steps(call)
+    else:
+        out = without_graph(forward, call)
+    call.output = detached(out)
+    return call.output
+
+
+def without_graph(forward: Callable[..., Any], call: Call) -> Any:
+    """The unit's output without a graph."""
+    with torch.no_grad():
+        return forward(*call.inputs, **call.named)
+
+
+def detached(value: Any) -> Any:
+    """Tensors without their graphs."""
+    if isinstance(value, (tuple, list)):
+        return type(value)(detached(item) for item in value)
+    return value.detach() if isinstance(value, Tensor) else value
+
+
+def sites_of(call: Call, kind: str) -> list[Site]:
+    """Where noise can enter a recorded call under its planned kind."""
+    names = trained_names(call.module)
+    if kind in ("bp", "exact", "frozen") or (not names and call.graph is None):
+        return []
+    if kind == "channel":
+        return [channel_site(call.path, call)]
+    if kind == "weights":
+        return [weight_site(call.path, call, names)]
+    if call.state is not None:
+        return step_sites(call)
+    return [Site(call.path, call, first(call.output))]
+
+
+def loose_site(part: Any, index: int) -> Site | None:
+    """The shared-noise site of the parameters of a part that belong to no unit, or None where none is trained."""
+    names = tuple(name for name in part.loose if part.module.get_parameter(name).requires_grad)
+    call = Call(f"{part.path}*", part.module, (), {}, None, index, -1)
+    return weight_site(call.path, call, names) if names else None

@@ -1,0 +1,76 @@
+"""Options of the `train` commands; the work is imported when it runs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from onlyforward.run.application import Demo
+from onlyforward.run.context import Common
+
+if TYPE_CHECKING:
+    from onlyforward.run.context import Context
+    from onlyforward.run.result import Result
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fit(Common):
+    """Train a network and test it once."""
+
+    model: str = "mlp"
+    """mlp, cnn, lenet, lstm, gru, gcn, snn, transformer, bottleneck, resnet5, resnet8, vgg8, or file.py:factory."""
+    data: str = "digits"
+    """digits, mnist, fashion, cifar10, cora, sst2, ag_news, or a file or folder."""
+    method: str = "lr"
+    """lr, bp, bp-noise, es, spsa, mezo, forward-gradient, dfa, torchzero or evotorch."""
+    loss: str = "ce"
+    """ce, zero-one or mse."""
+    copies: int | None = None
+    """Perturbed forward runs per datum and site (default: the preset of model and data)."""
+    sigma: float | None = None
+    """Noise level in units of the perturbed tensor (default: the preset, else a share of its root mean square)."""
+    noise: str = ""
+    """gaussian, laplace, rademacher, hadamard, sobol or auto (default: the preset). The last three after laplace are
+    right to O(sigma^2) and need a smooth way to the loss."""
+    baseline: str = "clean"
+    """What a perturbed loss is compared with: clean, loo, ema or none."""
+    pairing: str = "auto"
+    """auto, pairs (mirrored copies) or single."""
+    plan: str = ""
+    """TOML file: module path globs to lr, bp, channel, weights, exact or frozen."""
+    epochs: int | None = None
+    """Passes over the training part (default: the preset)."""
+    batch: int | None = None
+    """Data per step (default: the preset)."""
+    lr: float | None = None
+    """Learning rate (default: the preset)."""
+    optimizer: str = ""
+    """adam, adamw or sgd (default: the preset)."""
+    train_limit: int | None = None
+    """Use only the first training data."""
+    force: bool = False
+    """Allow finite-difference noise where a threshold follows."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Show(Common):
+    """The digits network by likelihood ratio, backpropagation and evolution strategies, side by side."""
+
+    epochs: int = 20
+    """Passes over the training part, the same for each method."""
+    copies: int = 64
+    """Perturbed forward runs per datum."""
+
+
+DEMO = Demo(options=Show(), targets={"train_accuracy": (">=", 0.94), "train_accuracy_over_es": (">=", 0.10)})
+
+
+def run(options: Any, context: Context) -> Result:
+    """Run one `train` command."""
+    if isinstance(options, Fit):
+        from onlyforward.train.fit import fit
+
+        return fit(options, context)
+    from onlyforward.train.demo import demo
+
+    return demo(options, context)

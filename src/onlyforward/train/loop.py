@@ -1,0 +1,239 @@
+"""The training loop: keyed batches, any method, any torch optimiser, a checkpoint offered after every step."""
+
+from __future__ import annotations
+
+import math
+import resource
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from onlyforward.core.checks import check_choice, check_range
+from onlyforward.core.keys import Key
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from onlyforward.data.sets import Dataset
+    from onlyforward.run.context import Context
+
+LossFn = Callable[["Tensor", "Tensor"], "Tensor"]
+
+
+def cross_entropy(output: Tensor, target: Tensor) -> Tensor:
+    """Cross-entropy per datum [b]."""
+    return F.cross_entropy(output, target, reduction="none")
+
+
+def zero_one(output: Tensor, target: Tensor) -> Tensor:
+    """1 where the largest logit is not the label's, else 0: nothing to differentiate."""
+    return (output.argmax(1) != target).to(output.dtype)
+
+
+def squared(output: Tensor, target: Tensor) -> Tensor:
+    """Squared distance to the one-hot label, per datum."""
+    return (output - F.one_hot(target, output.shape[1])).square().sum(1)
+
+
+LOSSES: Mapping[str, LossFn] = {"ce": cross_entropy, "zero-one": zero_one, "mse": squared}
+
+OPTIMIZERS: Mapping[str, Callable[..., torch.optim.Optimizer]] = {
+    "adam": torch.optim.Adam,
+    "adamw": torch.optim.AdamW,
+    "sgd": torch.optim.SGD,
+}
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How long and how fast.
+
+    Attributes:
+        epochs: passes over the data.
+        batch: data per step; 0 is all of them.
+        lr: learning rate.
+        optimizer: name.
+        weight_decay: of the optimiser.
+        clip: largest norm of the gradient; 0 is none.
+    """
+
+    epochs: int
+    batch: int
+    lr: float
+    optimizer: str = "adam"
+    weight_decay: float = 0.0
+    clip: float = 0.0
+
+    def __post_init__(self) -> None:
+        check_range(self.epochs, name="epochs", low=1)
+        check_range(self.batch, name="batch", low=0)
+        check_range(self.lr, name="lr", low=0.0, open_low=True)
+        check_choice(self.optimizer, OPTIMIZERS, name="optimizer")
+
+    def make(self, model: nn.Module) -> torch.optim.Optimizer:
+        """The optimiser over the trained parameters."""
+        trained = [p for p in model.parameters() if p.requires_grad]
+        return OPTIMIZERS[self.optimizer](trained, lr=self.lr, weight_decay=self.weight_decay)
+
+
+@dataclass
+class Course:
+    """What happened in training.
+
+    Attributes:
+        losses: mean training loss of each epoch.
+        validation: accuracy on a stored validation part after each epoch, where there is one.
+        seconds: of each step, the last ones.
+        steps: done.
+    """
+
+    losses: list[float] = field(default_factory=list)
+    validation: list[float] = field(default_factory=list)
+    seconds: list[float] = field(default_factory=list)
+    steps: int = 0
+
+    @property
+    def step_ms(self) -> float:
+        """Median milliseconds of a step."""
+        ordered = sorted(self.seconds)
+        return 1e3 * ordered[len(ordered) // 2] if ordered else 0.0
+
+
+def train(
+    model: nn.Module,
+    method: Any,
+    data: Dataset,
+    loss_fn: LossFn,
+    schedule: Schedule,
+    *,
+    key: Key,
+    context: Context | None = None,
+) -> Course:
+    """Train in place; with a context, continue from its checkpoint and save after every step.
+
+    Args:
+        model: the network.
+        method: fills `p.grad`; see `methods`.
+        data: trained on its training part.
+        loss_fn: (output, target) -> losses [b].
+        schedule: epochs, batch, optimiser.
+        key: names the order of the batches.
+        context: of a command.
+
+    Raises:
+        Diverged: a loss or gradient is not finite.
+    """
+    optimizer = schedule.make(model)
+    x, y = data.x_train, data.y_train
+    whole = data.kind == "graph"
+    size = len(x) if whole or not schedule.batch else min(schedule.batch, len(x))
+    per_epoch = 1 if whole else math.ceil(len(x) / size)
+    course = Course()
+    totals = [0.0]
+    begin = restore(model, optimizer, method, course, totals, context)
+    model.train()
+    order = torch.empty(0, dtype=torch.long)
+    current = -1
+    with progress(context, schedule.epochs * per_epoch) as tick:
+        for step in range(begin, schedule.epochs * per_epoch):
+            epoch, at = divmod(step, per_epoch)
+            if epoch != current and not whole:
+                order = torch.randperm(len(x), generator=key.at(site="order", step=epoch).generator())
+                current = epoch
+            rows = slice(None) if whole else order[at * size : (at + 1) * size]
+            started = time.perf_counter()
+            optimizer.zero_grad(set_to_none=True)
+            loss = float(method.backward(loss_fn, x[rows], y[rows]))
+            if schedule.clip:
+                nn.utils.clip_grad_norm_(model.parameters(), schedule.clip)
+            optimizer.step()
+            course.seconds.append(time.perf_counter() - started)
+            totals[0] += loss / per_epoch
+            if at == per_epoch - 1:
+                course.losses.append(totals[0])
+                totals[0] = 0.0
+                if data.x_validation is not None or "validation" in data.masks:
+                    course.validation.append(accuracy(model, data, "validation"))
+            course.steps = step + 1
+            if context is not None:
+                context.save(step + 1, lambda: snapshot(model, optimizer, method, course, totals))
+            tick(loss=loss)
+    return course
+
+
+def progress(context: Context | None, total: int) -> Any:
+    """The context's progress display, or none."""
+    from contextlib import nullcontext
+
+    return nullcontext(lambda **_: None) if context is None else context.progress(total, label="training")
+
+
+def accuracy(model: nn.Module, data: Dataset, part: str = "test") -> float:
+    """Share of right answers on the test or validation part, in evaluation mode."""
+    training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            if data.kind == "graph":
+                mask = data.masks[part]
+                return float((model(data.x_train).argmax(1)[mask] == data.y_train[mask]).double().mean())
+            x, y = getattr(data, f"x_{part}"), getattr(data, f"y_{part}")
+            hits = sum(int((model(x[i : i + 500]).argmax(1) == y[i : i + 500]).sum()) for i in range(0, len(x), 500))
+            return hits / len(x)
+    finally:
+        model.train(training)
+
+
+def peak_mb() -> float:
+    """Largest resident memory of the process so far, MB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+# Checkpoints ---------------------------------------------------------------------------------------------------------
+
+
+def snapshot(
+    model: nn.Module, optimizer: torch.optim.Optimizer, method: Any, course: Course, totals: list[float]
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Everything that the next step depends on: tensors by name, and data."""
+    tensors = {f"model.{name}": value for name, value in model.state_dict().items()}
+    for index, parameter in enumerate(optimizer.param_groups[0]["params"]):
+        for name, value in optimizer.state.get(parameter, {}).items():
+            tensors[f"optimizer.{index}.{name}"] = torch.as_tensor(value)
+    own = method.state() if hasattr(method, "state") else {"steps": method.steps, "runs": method.runs}
+    data = {
+        "method": own,
+        "losses": list(course.losses),
+        "validation": list(course.validation),
+        "total": totals[0],
+    }
+    return tensors, data
+
+
+def restore(
+    model: nn.Module, optimizer: torch.optim.Optimizer, method: Any, course: Course, totals: list[float], context: Any
+) -> int:
+    """Put a checkpoint's state back; returns the number of steps that are done."""
+    kept = None if context is None else context.restore()
+    if kept is None:
+        return 0
+    values = {k.removeprefix("model."): v for k, v in kept.tensors.items() if k.startswith("model.")}
+    model.load_state_dict(values)
+    for index, parameter in enumerate(optimizer.param_groups[0]["params"]):
+        prefix = f"optimizer.{index}."
+        state = {k.removeprefix(prefix): v.clone() for k, v in kept.tensors.items() if k.startswith(prefix)}
+        if state:
+            optimizer.state[parameter] = state
+    if hasattr(method, "load_state"):
+        method.load_state(kept.data["method"])
+    else:
+        method.steps, method.runs = kept.data["method"]["steps"], kept.data["method"]["runs"]
+    course.losses, course.validation = list(kept.data["losses"]), list(kept.data["validation"])
+    totals[0] = kept.data["total"]
+    course.steps = kept.step
+    return kept.step

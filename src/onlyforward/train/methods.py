@@ -1,0 +1,91 @@
+"""Methods by name: each an object with `.backward(loss_fn, *inputs, target)` that fills `p.grad`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from onlyforward.core.checks import check_choice
+from onlyforward.nn.engine import LikelihoodRatio
+from onlyforward.nn.evolution import SPSA, EvolutionStrategies, ForwardGradient, MeZO
+from onlyforward.train.peers import Backprop, EvoTorch, FeedbackAlignment, TorchZero
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a method may want to know.
+
+    Attributes:
+        copies: forward runs per datum (and site).
+        sigma: noise level; None is the method's own.
+        noise: kind of noise of the likelihood ratio.
+        baseline: of the likelihood ratio.
+        pairing: of the likelihood ratio.
+        plan: of the likelihood ratio.
+        force: see `LikelihoodRatio`.
+        seed: run coordinate.
+    """
+
+    copies: int = 16
+    sigma: float | None = None
+    noise: str = "auto"
+    baseline: str = "clean"
+    pairing: str = "auto"
+    plan: Mapping[str, str] = field(default_factory=dict)
+    force: bool = False
+    seed: int = 0
+
+    def level(self, own: float) -> float:
+        """Sigma, or the method's own."""
+        return own if self.sigma is None else self.sigma
+
+
+def likelihood_ratio(model: nn.Module, s: Settings) -> Any:
+    """The project's own engine."""
+    return LikelihoodRatio(
+        model,
+        plan=s.plan,
+        copies=s.copies,
+        sigma="auto" if s.sigma is None else s.sigma,
+        noise=s.noise,
+        baseline=s.baseline,
+        pairing=s.pairing,
+        seed=s.seed,
+        force=s.force,
+    )
+
+
+METHODS: Mapping[str, Callable[[Any, Settings], Any]] = {
+    "lr": likelihood_ratio,
+    "bp": lambda model, s: Backprop(model, seed=s.seed),
+    "bp-noise": lambda model, s: Backprop(model, sigma=s.level(0.3), seed=s.seed),
+    "es": lambda model, s: EvolutionStrategies(model, copies=s.copies, sigma=s.level(0.02), seed=s.seed),
+    "spsa": lambda model, s: SPSA(model, copies=s.copies, sigma=s.level(0.01), seed=s.seed),
+    "mezo": lambda model, s: MeZO(model, copies=s.copies, sigma=s.level(0.01), seed=s.seed),
+    "forward-gradient": lambda model, s: ForwardGradient(model, copies=s.copies, seed=s.seed),
+    "dfa": lambda model, s: FeedbackAlignment(model, seed=s.seed),
+    "torchzero": lambda model, s: TorchZero(model, copies=s.copies, sigma=s.level(0.01), seed=s.seed),
+    "evotorch": lambda model, s: EvoTorch(model, copies=s.copies, sigma=s.level(0.02), seed=s.seed),
+}
+"""Name on the command line -> function of model and settings."""
+
+
+def make_method(name: str, model: nn.Module, settings: Settings) -> Any:
+    """The method `name` on a model.
+
+    Raises:
+        UsageError: unknown name, with the nearest ones.
+    """
+    return METHODS[check_choice(name, METHODS, name="method")](model, settings)
+
+
+def cost(method: Any) -> tuple[float, float]:
+    """Forward runs of the batch per step, and multiply-accumulates over backpropagation's."""
+    if hasattr(method, "cost"):
+        return method.cost()
+    copies = float(getattr(method, "copies", 1))
+    return copies, copies / 3 if copies > 1 else 1.0
