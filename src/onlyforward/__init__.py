@@ -10,6 +10,13 @@ __version__ = "0.1.0"
 PUBLIC = {
     "Key": "onlyforward.core.keys",
     "gradient": "onlyforward.core.estimate",
+    "ParameterSearch": "onlyforward.decide.models",
+    "PPO": "onlyforward.decide.models",
+    "QPO": "onlyforward.decide.models",
+    "QPPO": "onlyforward.decide.models",
+    "QRDQN": "onlyforward.decide.models",
+    "Reinforce": "onlyforward.decide.models",
+    "SPSA": "onlyforward.decide.models",
 }
 
 __all__ = sorted(PUBLIC)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -36,6 +37,70 @@ class Episodes:
     def returns(self) -> Tensor:
         """Discounted returns [B]."""
         return (self.discount[:, None] * self.reward).sum(0)
+
+
+SHARDS = 4
+"""Pieces in which a batch is always simulated, so that bits do not depend on how many workers share them."""
+
+
+class Sharing(Protocol):
+    """Workers that share the pieces of a batch."""
+
+    def mine(self, chunks: int) -> range:
+        """The pieces that this worker simulates."""
+        ...
+
+    def gather(self, losses: Sequence[Tensor], chunks: int, like: Tensor) -> list[Tensor]:
+        """All pieces in order, from this worker's own."""
+        ...
+
+
+class Alone:
+    """One worker: everything is its own."""
+
+    def mine(self, chunks: int) -> range:
+        """All pieces."""
+        return range(chunks)
+
+    def gather(self, losses: Sequence[Tensor], chunks: int, like: Tensor) -> list[Tensor]:
+        """What was given."""
+        return list(losses)
+
+
+def pieces(batch: int) -> list[tuple[int, int]]:
+    """First episode and length of every piece of a batch; batches that four does not divide are one piece."""
+    count = SHARDS if batch % SHARDS == 0 else 1
+    return [(i * batch // count, batch // count) for i in range(count)]
+
+
+def collect(environment: Environment, policy: NetworkPolicy, key: Key, episodes: int, sharing: Sharing) -> Episodes:
+    """`rollout` of a batch, its pieces spread over workers; every worker gets all of it, bit for bit."""
+    parts = pieces(episodes)
+    packed = []
+    for i in sharing.mine(len(parts)):
+        run = rollout(environment, policy, key, parts[i][1], first=parts[i][0])
+        columns = (run.observation, run.action.float(), run.log_prob[..., None], run.reward[..., None])
+        packed.append(torch.cat(columns, -1))
+    seen, columns_of_action = environment.observation_size, policy.head.space.columns
+    like = torch.empty(environment.horizon, parts[0][1], seen + columns_of_action + 2)
+    whole = torch.cat(sharing.gather(packed, len(parts), like), 1)
+    observation, action, log_prob, reward = whole.split([seen, columns_of_action, 1, 1], -1)
+    action = action if policy.head.real else action.long()
+    discount = environment.gamma ** torch.arange(environment.horizon)
+    return Episodes(observation, action, log_prob[..., 0], reward[..., 0], discount)
+
+
+def collect_returns(
+    environment: Environment, policy: Structured, numbers: Any, key: Key, sharing: Sharing
+) -> np.ndarray:
+    """`structured_returns` of a batch, its pieces spread over workers: [B]."""
+    parts = pieces(len(numbers))
+    own = [
+        torch.from_numpy(structured_returns(environment, policy, numbers[first : first + count], key, first=first))
+        for first, count in (parts[i] for i in sharing.mine(len(parts)))
+    ]
+    like = torch.empty(parts[0][1], dtype=torch.float64)
+    return torch.cat(sharing.gather(own, len(parts), like)).numpy()
 
 
 def action_noise(key: Key, kind: str, shape: tuple[int, int], start: int, stop: int) -> Tensor:

@@ -18,6 +18,7 @@ from onlyforward.core.weigh.quantile import Tracked
 from onlyforward.decide.envs.base import Environment
 from onlyforward.decide.objectives import Objective
 from onlyforward.decide.presets import Settings
+from onlyforward.decide.rollout import Alone, Sharing
 
 Callback = Callable[[dict[str, Any]], Any]
 """Called after every update with `agent`, `update` and the update's numbers; returning False stops the training."""
@@ -39,6 +40,7 @@ class Agent(ABC):
         self.settings = settings
         self.key = Key(run=seed, site="train")
         self.updates = 0
+        self.sharing: Sharing = Alone()
 
     @property
     def total_updates(self) -> int:

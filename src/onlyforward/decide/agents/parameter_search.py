@@ -20,7 +20,7 @@ from onlyforward.decide.envs.base import Environment
 from onlyforward.decide.objectives import Objective
 from onlyforward.decide.policies import Structured, structured
 from onlyforward.decide.presets import Settings
-from onlyforward.decide.rollout import structured_returns
+from onlyforward.decide.rollout import collect_returns, structured_returns
 
 
 class ParameterSearch(Agent):
@@ -59,7 +59,7 @@ class ParameterSearch(Agent):
         z = key.at(site="parameters").numpy().standard_normal((half, len(self.mean)))
         z = np.concatenate([z, -z])
         numbers = (self.mean + self.spread * z).astype(np.float32)
-        returns = structured_returns(self.environment, self.rule, self.numbers(numbers), key)
+        returns = collect_returns(self.environment, self.rule, self.numbers(numbers), key, self.sharing)
         weight, self.tracked = self.weighting(torch.from_numpy(returns)[:, None], self.tracked)
         direction = weight[:, 0].numpy() @ z
         self.first = 0.9 * self.first + 0.1 * direction

@@ -19,7 +19,7 @@ from onlyforward.decide.agents.score import NetworkAgent
 from onlyforward.decide.envs.base import Environment
 from onlyforward.decide.objectives import Objective
 from onlyforward.decide.presets import Settings
-from onlyforward.decide.rollout import Episodes, rollout
+from onlyforward.decide.rollout import Episodes, collect
 
 CLIP = 0.2
 VALUE_WEIGHT = 0.5
@@ -78,7 +78,7 @@ class PPO(NetworkAgent):
     def update(self) -> dict[str, float]:
         """One batch of episodes, several clipped passes over it."""
         key = self.key.at(step=self.updates)
-        episodes = rollout(self.environment, self.policy, key, self.settings.batch)
+        episodes = collect(self.environment, self.policy, key, self.settings.batch, self.sharing)
         features, gain, target = self.targets(episodes)
         steps = gain.numel()
         flat = {

@@ -20,7 +20,7 @@ from onlyforward.decide.agents.score import NetworkAgent
 from onlyforward.decide.envs.base import Environment
 from onlyforward.decide.objectives import Objective
 from onlyforward.decide.presets import Settings
-from onlyforward.decide.rollout import rollout
+from onlyforward.decide.rollout import collect
 
 CLIP = 0.2
 LARGEST_LOG_RATIO = 20.0
@@ -54,7 +54,7 @@ class PaperQPPO(NetworkAgent):
     def update(self) -> dict[str, float]:
         """One batch, several passes over its episodes."""
         key = self.key.at(step=self.updates)
-        episodes = rollout(self.environment, self.policy, key, self.settings.batch)
+        episodes = collect(self.environment, self.policy, key, self.settings.batch, self.sharing)
         earned = (episodes.discount[:, None] * episodes.reward).cumsum(0)[self.lengths - 1]
         if not len(self.q):
             self.q = earned.quantile(self.objective.alpha, dim=1)

@@ -20,7 +20,7 @@ from onlyforward.decide.envs.base import Environment
 from onlyforward.decide.objectives import Objective
 from onlyforward.decide.policies import NetworkPolicy
 from onlyforward.decide.presets import Settings
-from onlyforward.decide.rollout import rollout
+from onlyforward.decide.rollout import collect, rollout
 
 
 class NetworkAgent(Agent):
@@ -80,7 +80,9 @@ class ScoreAgent(NetworkAgent):
 
     def update(self) -> dict[str, float]:
         """Episodes, weights, one step up."""
-        episodes = rollout(self.environment, self.policy, self.key.at(step=self.updates), self.settings.batch)
+        episodes = collect(
+            self.environment, self.policy, self.key.at(step=self.updates), self.settings.batch, self.sharing
+        )
         returns = episodes.returns
         weight, self.tracked = self.weighting(returns[:, None].double(), self.tracked)
         output = self.policy(episodes.observation)
