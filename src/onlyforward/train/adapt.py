@@ -45,7 +45,7 @@ class Setting:
         copies: perturbed copies per image and norm.
         sigma: standard deviation of the channel noise.
         lr: learning rate of Adam.
-        early: prefixes of the paths of the norms of the first stage.
+        early: prefixes of the paths of norms near the input, where a shift of the images is cheapest to undo.
         late: prefixes of the paths of the norms of the last stage.
     """
 
@@ -53,14 +53,12 @@ class Setting:
     copies: int = 8
     sigma: float = 0.05
     lr: float = 2e-3
-    early: tuple[str, ...] = ("bn1", "layer1")
+    early: tuple[str, ...] = ("bn1", "layer1.0.bn2", "layer1.1.bn2", "layer1.2.bn2")
     late: tuple[str, ...] = ("layer3",)
 
 
 SETTINGS: Mapping[str, Setting] = {
-    "vit-d128-l6": Setting(
-        lr=1e-3, early=("transformer.layers.0", "transformer.layers.1"), late=("transformer.layers.5", "mlp_head.0")
-    )
+    "vit-d128-l6": Setting(copies=4, early=("transformer.layers.0",), late=("transformer.layers.5", "mlp_head.0"))
 }
 """Model -> settings; the ResNets take `Setting()`."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -97,13 +98,13 @@ def cache(options: BenchOptions, context: Context, result: Result) -> None:
         "What is kept of the score (digits MLP, Gaussian noise, 64 copies)",
         ["cache", "accuracy", "std", "cosine", "bytes predicted", "bytes measured"],
         rows,
-        "Bytes are the score cache at its peak within a step of 64 data; x and L stay as floats in the first five rows.",
+        "Bytes are the score cache at its peak within a step of 64 data; x and L are floats in the first five rows.",
     )
-    metrics = result.metrics
+    scores = {arm: result.metrics[f"cache_{arm}_accuracy"] for arm in CACHES}
     result.notes.append(
-        f"One bit of the score: accuracy {metrics['cache_sign_accuracy']:.3f} against {metrics['cache_full_accuracy']:.3f} "
-        f"with all of it, at {metrics['cache_sign_ratio']:.0f} times fewer bytes; a replayed seed keeps none; "
-        f"the sign of x loses ({metrics['cache_sign_x_accuracy']:.3f})."
+        f"One bit of the score: accuracy {scores['sign']:.3f} against {scores['full']:.3f} with all of it, at "
+        f"{result.metrics['cache_sign_ratio']:.0f} times fewer bytes; a replayed seed keeps none; the sign of x loses "
+        f"({scores['sign_x']:.3f})."
     )
 
 
@@ -131,7 +132,7 @@ def lag(options: BenchOptions, context: Context, result: Result) -> None:
                 seed=seed,
                 each=lambda step, marks=marks: marks.append(time.perf_counter()),
             )
-            gaps = sorted(b - a for a, b in zip(marks, marks[1:]))
+            gaps = sorted(b - a for a, b in itertools.pairwise(marks))
             steps.append(gaps[len(gaps) // 2])
             found.append(accuracy(model.eval(), data.x_test, data.y_test, key=Key(run=seed)))
         mean, deviation = spread(found)
