@@ -239,7 +239,7 @@ def shifted(data: Dataset, shift: str, severity: float, key: Key) -> Dataset:
 
 def run(options: Adapt, context: Context) -> Result:
     """`onlyforward train adapt`."""
-    from onlyforward.run.state import join_state, split_state
+    from onlyforward.run.state import load_optimizer_state, optimizer_state
 
     check_choice(options.method, METHODS, name="method")
     check_choice(options.scope, SCOPES, name="scope")
@@ -259,10 +259,9 @@ def run(options: Adapt, context: Context) -> Result:
 
             def step_done(step: int, model: nn.Module, optimizer: torch.optim.Optimizer, engine: Any) -> None:
                 def state() -> tuple[dict[str, Tensor], dict[str, Any]]:
-                    tensors, rest = split_state(optimizer.state_dict())
-                    weights = {f"model.{name}": value for name, value in model.state_dict().items()}
-                    moments = {f"optimizer.{name}": value for name, value in tensors.items()}
-                    return weights | moments, {"optimizer": rest, "engine": engine.steps}
+                    moments, skeleton = optimizer_state(optimizer)
+                    weights = {f"model.{name}": value.detach().clone() for name, value in model.state_dict().items()}
+                    return weights | moments, {"optimizer": skeleton, "engine": engine.steps}
 
                 tick()
                 context.save(step, state)
@@ -271,12 +270,13 @@ def run(options: Adapt, context: Context) -> Result:
                 found = context.restore()
                 if found is None:
                     return 0
-                parts = {part: {} for part in ("model", "optimizer")}
-                for name, value in found.tensors.items():
-                    part, _, rest = name.partition(".")
-                    parts[part][rest] = value
-                model.load_state_dict(parts["model"])
-                optimizer.load_state_dict(join_state(parts["optimizer"], found.data["optimizer"]))
+                weights = {
+                    name.removeprefix("model."): value
+                    for name, value in found.tensors.items()
+                    if name.startswith("model.")
+                }
+                model.load_state_dict(weights)
+                load_optimizer_state(optimizer, found.tensors, found.data["optimizer"])
                 engine.steps = found.data["engine"]
                 return found.step
 
