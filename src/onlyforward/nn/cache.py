@@ -21,6 +21,7 @@ from torch import Tensor
 from onlyforward.core.checks import check_choice
 from onlyforward.core.directions import Direction
 from onlyforward.core.keys import Key
+from onlyforward.nn.noise import SiteNoise
 
 CACHES = ("seed", "full", "bf16", "sign", "none")
 BITS: Mapping[str, int] = {"seed": 0, "full": 32, "bf16": 16, "sign": 1, "none": 0}
@@ -48,21 +49,40 @@ def unpack_signs(packed: Tensor, shape: tuple[int, ...], like: Tensor) -> Tensor
 
 
 @dataclass
+class Ledger:
+    """Bytes of score caches of one engine.
+
+    Attributes:
+        held: bytes held now.
+        peak: the most bytes held at once.
+        predicted: the most that any one site should hold, from the shapes alone.
+    """
+
+    held: int = 0
+    peak: int = 0
+    predicted: int = 0
+
+    def change(self, bytes_: int) -> None:
+        """Take or give back."""
+        self.held += bytes_
+        self.peak = max(self.peak, self.held)
+
+
+@dataclass
 class CachedDirection:
     """A direction that keeps what it drew, compressed, until `correlate` has used it.
 
     Attributes:
         inner: the noise.
         cache: "full", "bf16" or "sign".
-        held: bytes held now.
-        peak: the most bytes ever held at once.
+        ledger: where the bytes are counted.
+        store: first copy of a slice -> what was kept of it.
     """
 
     inner: Direction
     cache: str
-    held: int = 0
-    peak: int = 0
-    store: dict[tuple[Key, tuple[int, ...]], dict[int, Tensor]] = field(default_factory=dict)
+    ledger: Ledger = field(default_factory=Ledger)
+    store: dict[int, Tensor] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -78,11 +98,10 @@ class CachedDirection:
         """The inner noise, bit by bit; its score is kept."""
         noise = self.inner.draw(key, copies, shape, like)
         score = self.inner.score(noise, 1.0)
-        kept = {"full": lambda: score.clone(), "bf16": lambda: score.bfloat16(), "sign": lambda: pack_signs(score)}
+        kept = {"full": lambda: score, "bf16": lambda: score.bfloat16(), "sign": lambda: pack_signs(score)}
         rows = kept[check_choice(self.cache, kept, name="cache")]()
-        self.store.setdefault((key, shape), {})[copies.start] = rows
-        self.held += rows.numel() * rows.element_size()
-        self.peak = max(self.peak, self.held)
+        self.store[copies.start] = rows
+        self.ledger.change(rows.numel() * rows.element_size())
         return noise
 
     def score(self, noise: Tensor, sigma: float | Tensor) -> Tensor:
@@ -97,9 +116,51 @@ class CachedDirection:
         """
         scale = math.sqrt(math.pi / 2) if self.inner.name == "gaussian" else 1.0
         total = weight.new_zeros((shape[0], math.prod(shape[1:])))
-        for start, rows in sorted(self.store.pop((key, shape)).items()):
-            self.held -= rows.numel() * rows.element_size()
+        for start, rows in sorted(self.store.items()):
+            self.ledger.change(-rows.numel() * rows.element_size())
             n = len(rows)
             score = unpack_signs(rows, shape, weight) * scale if self.cache == "sign" else rows.to(weight.dtype)
             total += torch.einsum("nb,nbd->bd", weight[start : start + n], score.reshape(n, shape[0], -1))
+        self.store.clear()
         return total.reshape(shape) / sigma
+
+
+class RunningNoise(SiteNoise):
+    """One pass: each chunk's scores are weighted and summed as soon as its losses are there, and forgotten.
+
+    The weights must be known then, so the baseline is the clean loss, or the mirrored copy.
+    """
+
+    def begin(self, clean: Tensor, copies: int) -> None:
+        """Start the sums: clean losses [b], and n of the factor 1/n."""
+        self.clean, self.copies = clean, copies
+        self.total = torch.zeros(self.shape, dtype=self.like.dtype, device=self.like.device)
+
+    def observe(self, part: slice, losses: Tensor, *, paired: bool) -> None:
+        """Add a chunk: losses [n, b], mirrored ones behind."""
+        half = len(losses) // 2
+        weight = (losses[:half] - losses[half:] if paired else losses - self.clean) / self.copies
+        score = self.direction.score(self.current, self.sigma)
+        self.total += torch.einsum("nb,nb...->b...", weight, score)
+
+    def added(self, clean: Tensor, part: slice, *, paired: bool) -> Tensor:
+        """Clean plus noise, which is remembered until its losses are known."""
+        self.current = self.direction.draw(self.key, part, self.shape, self.like)
+        noise = self.current * self.sigma
+        return torch.cat((clean + noise, clean - noise)) if paired else noise.add_(clean)
+
+    def correlate(self, weight: Tensor) -> Tensor:
+        """The finished sum; the weights went in chunk by chunk."""
+        return self.total
+
+
+def site_noise(
+    cache: str, kind: Direction, key: Key, drawn: int, shape: tuple[int, ...], sigma: float, like: Tensor, kept: Ledger
+) -> SiteNoise:
+    """The directions of a site under a cache: see `SiteNoise` for the arguments."""
+    kept.predicted = max(kept.predicted, predicted_bytes(cache, elements=math.prod(shape), copies=drawn))
+    if cache == "seed":
+        return SiteNoise(kind, key, drawn, shape, sigma, like)
+    if cache == "none":
+        return RunningNoise(kind, key, drawn, shape, sigma, like)
+    return SiteNoise(CachedDirection(kind, cache, kept), key, drawn, shape, sigma, like)
