@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -22,8 +22,23 @@ ROWS = 256
 BYTES = 2 << 20
 """The widest map of a chunk stays within this: it should fit the cache of one core."""
 
+PARTS = 4
+"""Chunks of a site that workers can share, where chunks of ROWS rows allow it."""
+
 LossFn = Callable[..., Tensor]
 """(output, target) -> losses [b]."""
+
+
+class Group(Protocol):
+    """Workers that share the chunks of a site and exchange losses only."""
+
+    def mine(self, chunks: int) -> range:
+        """The chunks that this worker runs."""
+        ...
+
+    def gather(self, losses: Sequence[Tensor], copies: Sequence[int], like: Tensor) -> list[Tensor]:
+        """Losses of all chunks in order [copies, b] from this worker's own; `like` [b] gives dtype and device."""
+        ...
 
 
 @dataclass
@@ -116,6 +131,7 @@ def run_site(
     stack: bool = False,
     reference: bool = False,
     chunk: int = 0,
+    group: Group | None = None,
 ) -> SiteProbe:
     """Run all copies of one site.
 
@@ -130,12 +146,16 @@ def run_site(
         stack: copies go in front of the data dimension instead of into it.
         reference: go on under vmap, datum and copy each on their own: slow and right by construction.
         chunk: directions run at once (0: by size).
+        group: workers that share the chunks; None runs all of them here.
     """
-    step = chunk or chunk_copies(tape.data, objective.width or site.clean.numel() // max(1, len(site.clean)))
+    step = chunk or chunk_copies(
+        tape.data, objective.width or site.clean.numel() // max(1, len(site.clean)), noise.drawn * (1 + paired)
+    )
     step = max(1, step // 2) if paired and not chunk else step
-    plus, minus = [], []
-    for begin in range(0, noise.drawn, step):
-        part = slice(begin, min(begin + step, noise.drawn))
+    parts = [slice(begin, min(begin + step, noise.drawn)) for begin in range(0, noise.drawn, step)]
+    found = []
+    for index in range(len(parts)) if group is None else group.mine(len(parts)):
+        part = parts[index]
         rows = noise.added(site.clean, part, paired=paired)
         count = len(rows)
         if reference:
@@ -143,8 +163,14 @@ def run_site(
         else:
             layout = Layout("stack" if stack else "rows", count, tape.data)
             losses = objective.losses(walk.resume(tape, site, rows, layout), count, tape.data)
-        plus.append(losses[: part.stop - part.start])
-        minus.append(losses[part.stop - part.start :])
+        if hasattr(noise, "observe"):
+            noise.observe(part, losses, paired=paired)
+        found.append(losses)
+    sides = 2 if paired else 1
+    if group is not None:
+        found = group.gather(found, [sides * (part.stop - part.start) for part in parts], clean)
+    plus = [losses[: len(losses) // sides] for losses in found]
+    minus = [losses[len(losses) // sides :] for losses in found]
     signal = torch.cat([*plus, *minus]) if len(plus) > 1 or paired else plus[0]
     return SiteProbe(site, noise, signal, clean, paired, signal.shape[0] * tape.data)
 
@@ -159,9 +185,13 @@ def reference_losses(walk: Walk, tape: Tape, site: Site, rows: Tensor, objective
     return vmap(one)(rows)
 
 
-def chunk_copies(data: int, width: int, *, element: int = 4) -> int:
-    """Copies per chunk: at least ROWS rows, the widest map within BYTES."""
-    return max(-(-ROWS // max(1, data)), BYTES // max(1, data * width * element), 1)
+def chunk_copies(data: int, width: int, copies: int, *, element: int = 4) -> int:
+    """Copies per chunk: at least ROWS rows, the widest map within BYTES, and PARTS chunks or more where that allows it.
+
+    The chunks never depend on the number of workers: a row's bits depend on the shape of the product it is in.
+    """
+    least = max(-(-ROWS // max(1, data)), 1)
+    return max(least, min(BYTES // max(1, data * width * element), -(-copies // PARTS)))
 
 
 @dataclass(frozen=True)

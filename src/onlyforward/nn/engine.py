@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
@@ -19,8 +19,11 @@ from onlyforward.core.checks import check_choice, check_range
 from onlyforward.core.directions import KINDS, Direction, direction
 from onlyforward.core.errors import Diverged, UsageError
 from onlyforward.core.keys import Key
-from onlyforward.nn.activations import LossFn, Objective, SiteProbe, run_site
+from onlyforward.nn.activations import Group, LossFn, Objective, SiteProbe, run_site
+from onlyforward.nn.cache import CACHES, Ledger, RunningNoise, site_noise
 from onlyforward.nn.costs import Costs, count_costs
+from onlyforward.nn.learned import learned
+from onlyforward.nn.levels import MODES, Levels
 from onlyforward.nn.noise import SiteNoise
 from onlyforward.nn.plan import check_plan, planned
 from onlyforward.nn.sites import Call, Site
@@ -58,6 +61,32 @@ class Memory:
     ema: float | None = None
 
 
+@dataclass
+class Started:
+    """A step between its clean run and its gradient.
+
+    Attributes:
+        tape: the clean run.
+        objective: the loss.
+        clean: [b], the clean losses.
+        places: calls and sites in forward order.
+        found: gradients so far.
+        key: coordinates of the step.
+    """
+
+    tape: Tape
+    objective: Objective
+    clean: Tensor
+    places: list[tuple[Call, Site]]
+    found: dict[nn.Parameter, Tensor]
+    key: Key
+
+    @property
+    def data(self) -> int:
+        """B."""
+        return len(self.clean)
+
+
 class LikelihoodRatio:
     """Fills `p.grad` from forward runs.
 
@@ -74,6 +103,12 @@ class LikelihoodRatio:
         injection: layer, noise at one site at a time.
         seed: run coordinate of every draw.
         reference: run copies by vmap: slow, right by construction, the twin of the fast path.
+        cache: what of the score is kept between run and pull: seed (nothing), full, bf16, sign or none (running sums).
+        sigma_mode: fixed, loss or snr: how levels move from where they start; sigma="loss" and sigma="snr" say the same
+            and start at "auto".
+        sigma_floor: no level goes below it.
+        sigma_rate: learning rate of log sigma.
+        group: workers that share the copies, see `activations.Group`.
         force: allow noise that is no likelihood ratio with a loss that cannot be differentiated.
 
     Raises:
@@ -93,11 +128,16 @@ class LikelihoodRatio:
         seed: int = 0,
         reference: bool = False,
         force: bool = False,
+        cache: str = "seed",
+        sigma_mode: str = "",
+        sigma_floor: float = 0.0,
+        sigma_rate: float = 0.02,
+        group: Group | None = None,
     ) -> None:
         check_range(copies, name="copies", low=2, why="one run has nothing to be compared with")
         if pairing == "pairs" and copies % 2:
             raise UsageError(f"copies is {copies}", "Give an even number, because copies come in mirrored pairs")
-        if sigma != "auto":
+        if sigma not in ("auto", *MODES):
             check_range(float(sigma), name="sigma", low=0.0, open_low=True, why="without noise there is no signal")
         self.plan = dict(plan or {})
         self.copies, self.sigma, self.seed, self.force = copies, sigma, seed, force
@@ -115,6 +155,16 @@ class LikelihoodRatio:
         self.runs = 0
         self.costs: Costs | None = None
         self.stack = False
+        self.cache = check_choice(cache, CACHES, name="cache")
+        if cache == "none" and baseline not in ("clean", "none"):
+            raise UsageError(
+                f"A one-pass sum cannot take the baseline {baseline}", "Take baseline clean, or cache seed"
+            )
+        self.kept = Ledger()
+        self.group = group
+        self.sigma_floor = check_range(sigma_floor, name="the floor of sigma", low=0.0)
+        mode = sigma_mode or (str(sigma) if sigma in MODES else "fixed")
+        self.levels = None if mode == "fixed" else Levels(mode=mode, rate=sigma_rate, floor=sigma_floor)
 
     # Kinds -----------------------------------------------------------------------------------------------------------
 
@@ -156,6 +206,16 @@ class LikelihoodRatio:
             UsageError: a loss that is not [b]; BatchNorm in training mode.
             Diverged: a loss or a gradient is not finite.
         """
+        with self.started(loss_fn, *inputs) as begun:
+            for site, probe, weight in self.jobs(begun):
+                self.take(site, probe.delta(weight), begun.found, begun.data)
+        self.deposit(begun.found)
+        self.steps += 1
+        return begun.clean.mean()
+
+    @contextmanager
+    def started(self, loss_fn: LossFn, *inputs: Any) -> Iterator[Started]:
+        """The clean run of a step, with what is exact already in `found`; no gradients within the block."""
         if len(inputs) < 2:
             raise UsageError("backward got no target", "Call backward(loss_fn, *inputs, target)")
         check_modes(self.model)
@@ -169,12 +229,16 @@ class LikelihoodRatio:
             if self.costs is None:
                 self.costs = count_costs(tape.calls, places, tape.data)
             objective.width = self.costs.width
-            for call, site in places:
-                probe = self.probe(tape, call, site, objective, clean, key)
-                self.take(site, probe.delta(self.weights(probe)), found, len(clean))
-        self.deposit(found)
-        self.steps += 1
-        return clean.mean()
+            yield Started(tape, objective, clean, places, found, key)
+
+    def jobs(self, begun: Started) -> Iterator[tuple[Site, SiteProbe, Tensor]]:
+        """Run the copies of each site in turn: (site, probe, weights [n, b]); to be used while `begun` lasts."""
+        for call, site in begun.places:
+            probe = self.probe(begun.tape, call, site, begun.objective, begun.clean, begun.key)
+            weight = self.weights(probe)
+            if self.levels is not None:
+                self.levels = learned(self, self.levels, begun, site, probe)
+            yield site, probe, weight
 
     def sites(self, tape: Tape) -> Iterator[tuple[Call, Site]]:
         """Sites of the clean run in forward order."""
@@ -221,11 +285,31 @@ class LikelihoodRatio:
         if memory.paired is None or (self.pairing == "auto" and self.steps % RECHECK == 0):
             self.choose_pairing(tape, site, objective, clean, memory, key)
         paired = bool(memory.paired)
-        noise = self.site_noise(
-            site, memory, key.at(site=f"lr/{site.path}"), self.copies // 2 if paired else self.copies
+        drawn = self.copies // 2 if paired else self.copies
+        memory.sigma = self.level(site, memory)
+        noise = site_noise(
+            "seed" if site.shared else self.cache,
+            self.kind(memory),
+            key.at(site=f"lr/{site.path}"),
+            drawn,
+            tuple(site.clean.shape),
+            memory.sigma,
+            site.clean,
+            self.kept,
         )
+        if isinstance(noise, RunningNoise):
+            noise.begin(clean, self.copies)
         probe = run_site(
-            self.walk, tape, site, noise, objective, clean, paired=paired, stack=self.stack, reference=self.reference
+            self.walk,
+            tape,
+            site,
+            noise,
+            objective,
+            clean,
+            paired=paired,
+            stack=self.stack,
+            reference=self.reference,
+            group=self.group,
         )
         self.runs += probe.runs
         if not bool(probe.signal.isfinite().all()):
@@ -248,10 +332,12 @@ class LikelihoodRatio:
 
     def level(self, site: Site, memory: Memory) -> float:
         """Sigma of a site: fixed, or a share of its root mean square."""
-        if self.sigma != "auto":
-            return float(self.sigma)
+        if self.levels is not None and site.path in self.levels.sigma:
+            return self.levels.sigma[site.path]
+        if self.sigma not in ("auto", *MODES):
+            return max(float(self.sigma), self.sigma_floor)
         size = site.clean.numel() ** -0.5 * float(torch.linalg.vector_norm(site.clean))
-        return memory.scale * (size or 1.0)
+        return max(memory.scale * (size or 1.0), self.sigma_floor)
 
     def weights(self, probe: SiteProbe) -> Tensor:
         """Weights [n, b] of a probe's signal: pairs, or the chosen baseline."""
@@ -345,12 +431,15 @@ class LikelihoodRatio:
             "runs": self.runs,
             "smooth_loss": self.smooth_loss,
             "memory": {site: asdict(memory) for site, memory in self.memory.items()},
+            "levels": None if self.levels is None else dict(self.levels.sigma),
         }
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         """Continue where `state()` was taken."""
         self.steps, self.runs, self.smooth_loss = state["steps"], state["runs"], state["smooth_loss"]
         self.memory = {site: Memory(**kept) for site, kept in state["memory"].items()}
+        if self.levels is not None:
+            self.levels = replace(self.levels, sigma=state["levels"])
 
     # Gradients -------------------------------------------------------------------------------------------------------
 

@@ -31,7 +31,9 @@ def learned(engine: LikelihoodRatio, levels: Levels, begun: Started, site: Site,
         if probe.paired:  # both members of a pair have the same length: their losses add up
             half = len(weight) // 2
             weight = weight[:half] + weight[half:]
-        return levels.moved({site.path: level_slope(engine.kind(engine.memory[site.path]), weight, probe.noise.key, probe.noise.shape)})
+        return levels.moved(
+            {site.path: level_slope(engine.kind(engine.memory[site.path]), weight, probe.noise.key, probe.noise.shape)}
+        )
     if engine.steps % EVERY:
         return levels
     key = begun.key.at(site=f"snr/{site.path}")
@@ -39,7 +41,7 @@ def learned(engine: LikelihoodRatio, levels: Levels, begun: Started, site: Site,
     def halves(sigma: float) -> tuple[Tensor, Tensor]:
         return tuple(delta(engine, begun, site, sigma, key.at(copy=side << 20)) for side in (0, 1))  # type: ignore[return-value]
 
-    return levels.moved({site.path: EVERY * snr_slope(halves, levels.sigma[site.path])})
+    return levels.moved({site.path: snr_slope(halves, levels.sigma[site.path])}, steps=EVERY)
 
 
 def delta(engine: LikelihoodRatio, begun: Started, site: Site, sigma: float, key: Key) -> Tensor:
@@ -47,6 +49,8 @@ def delta(engine: LikelihoodRatio, begun: Started, site: Site, sigma: float, key
     kind = engine.kind(engine.memory[site.path])
     named = key.at(site=f"{key.site}/{key.copy}")
     noise = SiteNoise(kind, named, HALF, tuple(site.clean.shape), sigma, site.clean)
-    probe = run_site(engine.walk, begun.tape, site, noise, begun.objective, begun.clean, paired=False, stack=engine.stack)
+    probe = run_site(
+        engine.walk, begun.tape, site, noise, begun.objective, begun.clean, paired=False, stack=engine.stack
+    )
     engine.runs += probe.runs
     return probe.delta((probe.signal - begun.clean) / HALF)

@@ -46,15 +46,15 @@ class Levels:
         check_range(self.floor, name="the floor of sigma", low=0.0)
         check_range(self.ceiling, name="the ceiling of sigma", low=self.floor, open_low=True)
 
-    def moved(self, slopes: Mapping[str, float]) -> Levels:
-        """Levels after one step: log sigma goes down its loss slope, or up its SNR slope, within the bounds.
+    def moved(self, slopes: Mapping[str, float], *, steps: int = 1) -> Levels:
+        """Levels after `steps` steps: log sigma goes down its loss slope, or up its SNR slope, within the bounds.
 
         A step is at most one rate: slopes enter through tanh, so that one wild batch cannot throw a level away.
         """
         sign = {"fixed": 0.0, "loss": -1.0, "snr": 1.0}[self.mode]
         sigma = dict(self.sigma)
         for site, slope in slopes.items():
-            raw = sigma[site] * math.exp(sign * self.rate * math.tanh(slope))
+            raw = sigma[site] * math.exp(sign * self.rate * steps * math.tanh(slope))
             sigma[site] = min(max(raw, self.floor), self.ceiling)
         return replace(self, sigma=sigma)
 

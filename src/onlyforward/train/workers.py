@@ -51,13 +51,13 @@ class Workers:
         """The chunks that this worker runs."""
         return range(self.rank * chunks // self.size, (self.rank + 1) * chunks // self.size)
 
-    def gather(self, losses: Sequence[Tensor], chunks: int, like: Tensor) -> list[Tensor]:
+    def gather(self, losses: Sequence[Tensor], copies: Sequence[int], like: Tensor) -> list[Tensor]:
         """The losses of all chunks in order, from this worker's own.
 
         Args:
-            losses: this worker's chunks, each of the shape of `like`.
-            chunks: number of chunks of all workers.
-            like: shape, dtype and device of one chunk's losses.
+            losses: this worker's chunks, [copies of the chunk, b] each.
+            copies: of every chunk of all workers.
+            like: [b], gives dtype and device.
 
         Raises:
             EngineError: a worker is lost.
@@ -67,12 +67,13 @@ class Workers:
         import torch
         import torch.distributed as dist
 
+        chunks = len(copies)
         shares = [range(r * chunks // self.size, (r + 1) * chunks // self.size) for r in range(self.size)]
-        widest = max(map(len, shares))
+        rows = [sum(copies[chunk] for chunk in share) for share in shares]
         # Gloo gathers equal sizes only: an uneven share is padded, and the padding is counted as traffic.
-        sent = torch.zeros((widest, *like.shape), dtype=like.dtype, device=like.device)
-        for row, chunk in enumerate(losses):
-            sent[row] = chunk
+        sent = torch.zeros((max(rows), *like.shape), dtype=like.dtype, device=like.device)
+        if losses:
+            sent[: rows[self.rank]] = torch.cat(list(losses))
         received = [torch.empty_like(sent) for _ in shares]
         try:
             dist.all_gather(received, sent)
@@ -81,7 +82,12 @@ class Workers:
                 f"A worker is lost: {str(error).splitlines()[0]}", "Continue with onlyforward resume DIR"
             ) from error
         self.exchanged += self.size * sent.numel() * sent.element_size()
-        return [part[row] for part, share in zip(received, shares) for row in range(len(share))]
+        return [
+            chunk
+            for part, share, count in zip(received, shares, rows)
+            if count
+            for chunk in part[:count].split([copies[k] for k in share])
+        ]
 
 
 class Follower(Context):
