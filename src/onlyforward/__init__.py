@@ -17,6 +17,13 @@ PUBLIC = {
     "QRDQN": "onlyforward.decide.models",
     "Reinforce": "onlyforward.decide.models",
     "SPSA": "onlyforward.decide.models",
+    "LikelihoodRatio": "onlyforward.nn.engine",
+    "cut": "onlyforward.nn.cut",
+    "Cut": "onlyforward.nn.cut",
+    "register_rule": "onlyforward.nn.rules",
+    "EvolutionStrategies": "onlyforward.nn.evolution",
+    "MeZO": "onlyforward.nn.evolution",
+    "ForwardGradient": "onlyforward.nn.evolution",
 }
 
 __all__ = sorted(PUBLIC)

@@ -112,7 +112,8 @@ class SiteProbe:
         """The cotangent sum_n weight[n, b] score[n, b]: [b, *site], or [1, P] for noise that the batch shares."""
         half = len(weight) // 2
         folded = weight[:half] - weight[half:] if self.paired else weight
-        return self.noise.correlate(folded.sum(1, keepdim=True) if self.place.shared else folded)
+        delta = self.noise.correlate(folded.sum(1, keepdim=True) if self.place.shared else folded)
+        return delta.reshape(self.place.clean.shape)
 
     def pull(self, weight: Tensor) -> dict[str, Tensor]:
         """Gradients of the module's parameters, by their names within the module."""
@@ -156,7 +157,8 @@ def run_site(
     found = []
     for index in range(len(parts)) if group is None else group.mine(len(parts)):
         part = parts[index]
-        rows = noise.added(site.clean, part, paired=paired)
+        rows = noise.added(site.clean.reshape(noise.shape), part, paired=paired)
+        rows = rows.reshape(len(rows), *site.clean.shape)
         count = len(rows)
         if reference:
             losses = reference_losses(walk, tape, site, rows, objective)

@@ -22,6 +22,7 @@ from onlyforward.core.keys import Key
 from onlyforward.nn.activations import Group, LossFn, Objective, SiteProbe, run_site
 from onlyforward.nn.cache import CACHES, Ledger, RunningNoise, site_noise
 from onlyforward.nn.costs import Costs, count_costs
+from onlyforward.nn.credit import GraphCredit, PositionCredit, edges_of, hops_behind, position_credit
 from onlyforward.nn.learned import learned
 from onlyforward.nn.levels import MODES, Levels
 from onlyforward.nn.noise import SiteNoise
@@ -31,6 +32,7 @@ from onlyforward.nn.units import loose_site, sites_of
 from onlyforward.nn.walk import Tape, Walk, check_modes
 
 BASELINES = ("clean", "loo", "ema", "none")
+CREDITS = ("auto", "causal", "none")
 PAIRINGS = ("auto", "pairs", "single")
 SMOOTH, THRESHOLD = 0.05, 0.5
 """Automatic sigma over the root mean square of the site's tensor, for smooth suffixes and behind thresholds."""
@@ -102,6 +104,7 @@ class LikelihoodRatio:
         pairing: auto (from pilot pairs, checked every 50 steps), pairs or single.
         injection: layer, noise at one site at a time.
         seed: run coordinate of every draw.
+        credit: auto (receptive fields on graphs, causal for losses [b, m]), causal, none, or a mask [positions, m].
         reference: run copies by vmap: slow, right by construction, the twin of the fast path.
         cache: what of the score is kept between run and pull: seed (nothing), full, bf16, sign or none (running sums).
         sigma_mode: fixed, loss or snr: how levels move from where they start; sigma="loss" and sigma="snr" say the same
@@ -125,6 +128,7 @@ class LikelihoodRatio:
         noise: str = "auto",
         baseline: str = "clean",
         pairing: str = "auto",
+        credit: str | Tensor = "auto",
         seed: int = 0,
         reference: bool = False,
         force: bool = False,
@@ -144,17 +148,17 @@ class LikelihoodRatio:
         self.noise = check_choice(noise, ("auto", *KINDS), name="noise")
         self.baseline = check_choice(baseline, BASELINES, name="baseline")
         self.pairing = check_choice(pairing, PAIRINGS, name="pairing")
+        self.credit = credit if isinstance(credit, Tensor) else check_choice(credit, CREDITS, name="credit")
         self.reference = reference
         self.walk = Walk(model, self.recorded_as)
         self.model = self.walk.model
         check_plan(self.plan, self.model)
-        self.head = self.last_unit()
+        self.head: str | None = None
         self.smooth_loss: bool | None = None
         self.memory: dict[str, Memory] = {}
         self.steps = 0
         self.runs = 0
         self.costs: Costs | None = None
-        self.stack = False
         self.cache = check_choice(cache, CACHES, name="cache")
         if cache == "none" and baseline not in ("clean", "none"):
             raise UsageError(
@@ -165,6 +169,8 @@ class LikelihoodRatio:
         self.sigma_floor = check_range(sigma_floor, name="the floor of sigma", low=0.0)
         mode = sigma_mode or (str(sigma) if sigma in MODES else "fixed")
         self.levels = None if mode == "fixed" else Levels(mode=mode, rate=sigma_rate, floor=sigma_floor)
+        self.graph_credit: GraphCredit | None = None
+        self.position_credit: PositionCredit | None = None
 
     # Kinds -----------------------------------------------------------------------------------------------------------
 
@@ -180,15 +186,27 @@ class LikelihoodRatio:
         kind = self.kind_of(path)
         return "lr" if path == self.head and kind == "exact" else kind
 
-    def last_unit(self) -> str | None:
-        """Path of the unit whose output is the network's, if it is a part of its own."""
-        last = self.walk.parts[-1]
-        return last.path if last.whole and last.units and len(self.walk.parts) > 1 else None
+    def look(self, tape: Tape) -> None:
+        """What the first clean run shows: which unit gives the output, and whether the data interact."""
+        last = tape.calls[-1] if tape.calls else None
+        self.head = last.path if last is not None and last.output is tape.output else None
+        edges = next((found for found in map(edges_of, tape.calls) if found is not None), None)
+        if edges is not None:
+            self.graph_credit = GraphCredit(edges, tape.data, masked=self.credit != "none")
 
     @property
-    def backpropagates(self) -> bool:
-        """Whether the plan has parts with a graph."""
-        return any(kind in ("bp", "exact") for kind in self.plan.values())
+    def stack(self) -> bool:
+        """Whether copies go in front of the data, which interact."""
+        return self.graph_credit is not None
+
+    def credited(self, tape: Tape, call: Call, site: Site, weight: Tensor) -> Tensor:
+        """Weights by loss -> weights by noise."""
+        if weight.dim() == 3:
+            assert self.position_credit is not None
+            return self.position_credit.shared_out(weight, site)
+        if self.graph_credit is None or site.shared:
+            return weight
+        return self.graph_credit.shared_out(weight, hops_behind(tape.calls, call))
 
     # The step --------------------------------------------------------------------------------------------------------
 
@@ -211,7 +229,7 @@ class LikelihoodRatio:
                 self.take(site, probe.delta(weight), begun.found, begun.data)
         self.deposit(begun.found)
         self.steps += 1
-        return begun.clean.mean()
+        return begun.clean.mean() if begun.clean.dim() == 1 else begun.clean.sum(1).mean()
 
     @contextmanager
     def started(self, loss_fn: LossFn, *inputs: Any) -> Iterator[Started]:
@@ -223,19 +241,22 @@ class LikelihoodRatio:
         found: dict[nn.Parameter, Tensor] = {}
         with quiet():
             tape = self.walk.record(inputs[:-1], key)
+            if self.steps == 0 or self.costs is None:
+                self.look(tape)
             objective = Objective(loss_fn, inputs[-1])
             clean = self.clean_losses(tape, objective, found)
             places = list(self.sites(tape))
             if self.costs is None:
                 self.costs = count_costs(tape.calls, places, tape.data)
             objective.width = self.costs.width
+            self.position_credit = position_credit(self.credit, clean) if clean.dim() == 2 else None
             yield Started(tape, objective, clean, places, found, key)
 
     def jobs(self, begun: Started) -> Iterator[tuple[Site, SiteProbe, Tensor]]:
         """Run the copies of each site in turn: (site, probe, weights [n, b]); to be used while `begun` lasts."""
         for call, site in begun.places:
             probe = self.probe(begun.tape, call, site, begun.objective, begun.clean, begun.key)
-            weight = self.weights(probe)
+            weight = self.credited(begun.tape, call, site, self.weights(probe))
             if self.levels is not None:
                 self.levels = learned(self, self.levels, begun, site, probe)
             yield site, probe, weight
@@ -253,7 +274,7 @@ class LikelihoodRatio:
                 yield call, site
 
     def clean_losses(self, tape: Tape, objective: Objective, found: dict[nn.Parameter, Tensor]) -> Tensor:
-        """Losses [b] of the clean run; the exact head and backpropagated parts deposit their gradients."""
+        """Losses [b] or [b, m] of the clean run; the exact head and backpropagated parts deposit their gradients."""
         output, data = tape.output, tape.data
         head = tape.calls[-1] if self.head is not None and self.kind_of(self.head) == "exact" else None
         if isinstance(output, Tensor) and output.requires_grad:
@@ -324,7 +345,10 @@ class LikelihoodRatio:
     def site_noise(self, site: Site, memory: Memory, key: Key, drawn: int) -> SiteNoise:
         """The directions of a site in this step."""
         memory.sigma = self.level(site, memory)
-        return SiteNoise(self.kind(memory), key, drawn, tuple(site.clean.shape), memory.sigma, site.clean)
+        shape = tuple(site.clean.shape)
+        if self.position_credit is not None and self.position_credit.positions(site):
+            shape = (shape[0] * shape[1], *shape[2:])
+        return SiteNoise(self.kind(memory), key, drawn, shape, memory.sigma, site.clean)
 
     def kind(self, memory: Memory) -> Direction:
         """The direction object of a site."""

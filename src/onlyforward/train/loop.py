@@ -131,6 +131,7 @@ def train(
     optimizer = schedule.make(model)
     x, y = data.x_train, data.y_train
     whole = data.kind == "graph"
+    criterion = on_training_nodes(loss_fn, data) if whole else loss_fn
     size = len(x) if whole or not schedule.batch else min(schedule.batch, len(x))
     per_epoch = 1 if whole else math.ceil(len(x) / size)
     course = Course()
@@ -148,7 +149,7 @@ def train(
             rows = slice(None) if whole else order[at * size : (at + 1) * size]
             started = time.perf_counter()
             optimizer.zero_grad(set_to_none=True)
-            loss = float(method.backward(loss_fn, x[rows], y[rows]))
+            loss = float(method.backward(criterion, x[rows], y[rows]))
             if schedule.clip:
                 nn.utils.clip_grad_norm_(model.parameters(), schedule.clip)
             optimizer.step()
@@ -164,6 +165,18 @@ def train(
                 context.save(step + 1, lambda: snapshot(model, optimizer, method, course, totals))
             tick(loss=loss)
     return course
+
+
+def on_training_nodes(loss_fn: LossFn, data: Dataset) -> LossFn:
+    """The loss of a graph's nodes: 0 off the training part, scaled so that the mean is the training part's."""
+    mask = data.masks["train"]
+    weight = mask.float() * (len(mask) / int(mask.sum()))
+
+    def masked(output: Tensor, target: Tensor) -> Tensor:
+        losses = loss_fn(output, target)
+        return (losses.reshape(-1, len(weight)) * weight).reshape(-1)
+
+    return masked
 
 
 def progress(context: Context | None, total: int) -> Any:
