@@ -10,10 +10,11 @@ PATH = torch.tensor([[0, 1, 1, 2, 2, 3], [1, 0, 2, 1, 3, 2]])
 
 
 def test_a_message_on_a_path_reaches_its_neighbours_and_no_further():
-    one = reach(PATH, 4, 1).to_dense()
+    one = torch.zeros(4, 4)
+    one[tuple(reach(PATH, 4, 1))] = 1
     assert torch.equal(one, torch.tensor([[1.0, 1, 0, 0], [1, 1, 1, 0], [0, 1, 1, 1], [0, 0, 1, 1]]))
-    assert torch.equal(reach(PATH, 4, 0).to_dense(), torch.eye(4))
-    assert int(reach(PATH, 4, 2).to_dense().sum()) == 14
+    assert reach(PATH, 4, 0).tolist() == [[0, 1, 2, 3], [0, 1, 2, 3]]
+    assert reach(PATH, 4, 2).shape[1] == 14
 
 
 class Smooth(nn.Module):

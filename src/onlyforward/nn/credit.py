@@ -25,15 +25,12 @@ def edges_of(call: Call) -> Tensor | None:
 
 
 def reach(edges: Tensor, nodes: int, hops: int) -> Tensor:
-    """Sparse 0/1 matrix [nodes, nodes]: row i marks the nodes that a message from i reaches in at most `hops` steps."""
-    loops = torch.arange(nodes, device=edges.device)
-    index = torch.cat((edges, torch.stack((loops, loops))), dim=1)
-    one = torch.sparse_coo_tensor(index, torch.ones(index.shape[1], device=edges.device), (nodes, nodes)).coalesce()
-    total = torch.sparse_coo_tensor(torch.stack((loops, loops)), torch.ones(nodes, device=edges.device), (nodes, nodes))
+    """Pairs [2, m] of nodes (i, j) such that a message from i reaches j in at most `hops` steps, i itself included."""
+    found = torch.eye(nodes, dtype=torch.bool, device=edges.device)
     for _ in range(hops):
-        total = torch.sparse.mm(total, one).coalesce()
-        total = torch.sparse_coo_tensor(total.indices(), torch.ones_like(total.values()), (nodes, nodes))
-    return total.coalesce()
+        step = torch.zeros((nodes, nodes), device=edges.device).index_add_(0, edges[0], found[edges[1]].float())
+        found = found | (step > 0)
+    return found.nonzero().T
 
 
 @dataclass
@@ -44,7 +41,7 @@ class GraphCredit:
         edges: [2, E].
         nodes: b.
         masked: False spreads every node's loss over all nodes (no credit; for comparison).
-        fields: hops -> matrix.
+        fields: hops -> pairs (node of the noise, node of the loss).
     """
 
     edges: Tensor
@@ -58,7 +55,8 @@ class GraphCredit:
             return weight.sum(1, keepdim=True).expand_as(weight)
         if hops not in self.fields:
             self.fields[hops] = reach(self.edges, self.nodes, hops)
-        return torch.sparse.mm(self.fields[hops].to(weight.dtype), weight.T).T
+        noise, loss = self.fields[hops]
+        return torch.zeros_like(weight).index_add_(1, noise, weight[:, loss])
 
 
 def hops_behind(calls: Sequence[Call], call: Call) -> int:

@@ -313,7 +313,7 @@ class LikelihoodRatio:
             self.kind(memory),
             key.at(site=f"lr/{site.path}"),
             drawn,
-            tuple(site.clean.shape),
+            self.noise_shape(site),
             memory.sigma,
             site.clean,
             self.kept,
@@ -345,10 +345,14 @@ class LikelihoodRatio:
     def site_noise(self, site: Site, memory: Memory, key: Key, drawn: int) -> SiteNoise:
         """The directions of a site in this step."""
         memory.sigma = self.level(site, memory)
+        return SiteNoise(self.kind(memory), key, drawn, self.noise_shape(site), memory.sigma, site.clean)
+
+    def noise_shape(self, site: Site) -> tuple[int, ...]:
+        """[b, *site], or [b positions, ...] where each position has losses of its own."""
         shape = tuple(site.clean.shape)
         if self.position_credit is not None and self.position_credit.positions(site):
-            shape = (shape[0] * shape[1], *shape[2:])
-        return SiteNoise(self.kind(memory), key, drawn, shape, memory.sigma, site.clean)
+            return (shape[0] * shape[1], *shape[2:])
+        return shape
 
     def kind(self, memory: Memory) -> Direction:
         """The direction object of a site."""
