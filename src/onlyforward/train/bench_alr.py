@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
-import time
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -11,12 +10,16 @@ from torch.nn import functional as F
 
 from onlyforward.core.keys import Key
 from onlyforward.data import nets
+from onlyforward.data.modules import Recurrent
 from onlyforward.data.sets import load
+from onlyforward.nn.engine import LikelihoodRatio
+from onlyforward.nn.lag import Lagged
 from onlyforward.run.benchmark import BenchOptions, run_cases, seeds
-from onlyforward.train.arms import engine_for, losses, train
+from onlyforward.train.arms import losses, run_course
+from onlyforward.train.loop import Schedule, accuracy, train
 from onlyforward.train.memory import PeakMemory
 from onlyforward.train.peers import Backprop
-from onlyforward.train.robust import accuracy, spread
+from onlyforward.train.robust import spread
 
 if TYPE_CHECKING:
     from torch import nn
@@ -46,29 +49,58 @@ def run(options: BenchOptions, context: Context) -> Result:
     return result
 
 
-def fitted(data: Dataset, seed: int, *, epochs: int | None = None, **settings: Any) -> tuple[nn.Module, Any, float]:
-    """The digits MLP trained by one engine: network, engine, accuracy on the test part."""
-    chosen = nets.preset("mlp", "digits")
+class Signs(LikelihoodRatio):
+    """The engine with x, L or both reduced to signs of the same mean size: what the ablation rows keep.
+
+    Args:
+        model: as for the engine.
+        compress: "x", "loss" or both.
+        settings: of the engine.
+    """
+
+    def __init__(self, model: nn.Module, *, compress: Sequence[str], **settings: Any) -> None:
+        super().__init__(model, **settings)
+        self.compress = tuple(compress)
+
+    def weights(self, probe: Any) -> torch.Tensor:
+        """Signs of the differences of losses."""
+        weight = super().weights(probe)
+        return weight.sign() * weight.abs().mean() if "loss" in self.compress else weight
+
+    def take(self, site: Any, delta: torch.Tensor, found: Any, data: int) -> None:
+        """Signs of the inputs of hidden layers; the exact head keeps its own."""
+        if "x" in self.compress and site.path != self.head:
+            x = site.call.inputs[0]
+            site.call.inputs = (x.sign() * x.abs().mean(), *site.call.inputs[1:])
+        super().take(site, delta, found, data)
+
+
+def engine(model: nn.Module, seed: int, *, compress: Sequence[str] = (), **settings: Any) -> LikelihoodRatio:
+    """The likelihood ratio of this benchmark: 64 copies at sigma 0.1."""
+    return Signs(model, compress=compress, copies=COPIES, sigma=SIGMA, seed=seed, **settings)
+
+
+def fitted(data: Dataset, seed: int, **settings: Any) -> tuple[Any, float]:
+    """The digits MLP trained by one engine: the engine and the accuracy on the test part."""
     model = nets.build("mlp", data, seed=seed)
-    engine = engine_for("lr", model, sigma=SIGMA, copies=COPIES, seed=seed, **settings)
-    train(engine, model, data, epochs=epochs or chosen.epochs, batch=chosen.batch, lr=chosen.lr, seed=seed)
-    return model, engine, accuracy(model.eval(), data.x_test, data.y_test, key=Key(run=seed))
+    used = engine(model, seed, **settings)
+    run_course(used, model, "mlp", data, seed=seed)
+    return used, accuracy(model, data)
 
 
-def gradients(engine: Any, model: nn.Module, data: Dataset) -> torch.Tensor:
+def gradients(used: Any, model: nn.Module, data: Dataset) -> torch.Tensor:
     """The hidden layers' gradient on the first 64 training data, flat."""
     model.zero_grad()
-    engine.backward(losses, data.x_train[:64], data.y_train[:64])
-    return torch.cat([p.grad.flatten() for p in list(model.parameters())[:-2]])
+    used.backward(losses, data.x_train[:64], data.y_train[:64])
+    return torch.cat([p.grad.flatten() for p in list(model.parameters())[:-2] if p.grad is not None])
 
 
 def cosine_of(data: Dataset, seed: int, **settings: Any) -> float:
-    """Cosine with backpropagation in mid-training: hidden layers, 64 data, 64 copies."""
+    """Cosine with backpropagation in mid-training (after three epochs): hidden layers, 64 data, 64 copies."""
     model = nets.build("mlp", data, seed=seed)
-    train(Backprop(model, seed=seed), model, data, epochs=3, batch=64, lr=2e-3, seed=seed)
+    train(model, Backprop(model), data, losses, Schedule(3, 64, 2e-3), key=Key(run=seed))
     truth = gradients(Backprop(model), model, data)
-    engine = engine_for("lr", model, sigma=SIGMA, copies=COPIES, seed=seed, **settings)
-    return float(F.cosine_similarity(gradients(engine, model, data), truth, dim=0))
+    return float(F.cosine_similarity(gradients(engine(model, seed, **settings), model, data), truth, dim=0))
 
 
 def cache(options: BenchOptions, context: Context, result: Result) -> None:
@@ -77,15 +109,15 @@ def cache(options: BenchOptions, context: Context, result: Result) -> None:
     rows, sizes = [], {}
     with context.progress(len(CACHES) * len(seeds(options)), label="cache") as tick:
         for arm, settings in CACHES.items():
-            found, cosines, engine = [], [], None
+            found, cosines = [], []
             for seed in seeds(options):
-                _, engine, reached = fitted(data, seed, noise="gaussian", **settings)
+                used, reached = fitted(data, seed, noise="gaussian", **settings)
                 found.append(reached)
                 cosines.append(cosine_of(data, seed, noise="gaussian", **settings))
                 tick()
             mean, deviation = spread(found)
             cosine, _ = spread(cosines)
-            measured, predicted = engine.cache_bytes()
+            measured, predicted = used.kept.peak, used.kept.predicted
             sizes[arm] = measured
             result.metric(f"cache_{arm}_accuracy", mean)
             result.metric(f"cache_{arm}_accuracy_std", deviation)
@@ -110,37 +142,22 @@ def cache(options: BenchOptions, context: Context, result: Result) -> None:
 
 def lag(options: BenchOptions, context: Context, result: Result) -> None:
     """Gradient jobs one batch behind, in a thread, against the synchronous engine."""
-    from onlyforward.nn.lag import Lagged
-
     data = load("digits")
-    chosen = nets.preset("mlp", "digits")
     rows, times = [], {}
     for arm in ("lag0", "lag1"):
         found, steps = [], []
         for seed in seeds(options):
             model = nets.build("mlp", data, seed=seed)
-            engine = engine_for("lr", model, sigma=SIGMA, copies=COPIES, seed=seed, noise="gaussian")
-            used = Lagged(engine) if arm == "lag1" else engine
-            marks: list[float] = []
-            train(
-                used,
-                model,
-                data,
-                epochs=chosen.epochs,
-                batch=chosen.batch,
-                lr=chosen.lr,
-                seed=seed,
-                each=lambda step, marks=marks: marks.append(time.perf_counter()),
-            )
-            gaps = sorted(b - a for a, b in itertools.pairwise(marks))
-            steps.append(gaps[len(gaps) // 2])
-            found.append(accuracy(model.eval(), data.x_test, data.y_test, key=Key(run=seed)))
+            used: Any = engine(model, seed, noise="gaussian")
+            course = run_course(Lagged(used) if arm == "lag1" else used, model, "mlp", data, seed=seed)
+            steps.append(course.step_ms)
+            found.append(accuracy(model, data))
         mean, deviation = spread(found)
         times[arm] = sorted(steps)[len(steps) // 2]
         result.metric(f"lag_{arm}_accuracy", mean)
         result.metric(f"lag_{arm}_accuracy_std", deviation)
-        result.metric(f"lag_{arm}_step_ms", 1000 * times[arm], timing=True)
-        rows.append([arm, mean, deviation, 1000 * times[arm]])
+        result.metric(f"lag_{arm}_step_ms", times[arm], timing=True)
+        rows.append([arm, mean, deviation, times[arm]])
     result.metric("lag_step_ratio", times["lag1"] / times["lag0"], timing=True)
     result.table(
         "Gradient jobs one batch behind (digits MLP, Gaussian noise)",
@@ -155,7 +172,7 @@ def laplace(options: BenchOptions, context: Context, result: Result) -> None:
     data = load("digits")
     rows = []
     for noise in ("laplace", "gaussian"):
-        found = [fitted(data, seed, noise=noise)[2] for seed in seeds(options)]
+        found = [fitted(data, seed, noise=noise)[1] for seed in seeds(options)]
         mean, deviation = spread(found)
         result.metric(f"laplace_{noise}64_accuracy", mean)
         result.metric(f"laplace_{noise}64_accuracy_std", deviation)
@@ -189,11 +206,8 @@ def recurrent_peak(arm: str, steps: int) -> int:
     key = Key(site="bench/memory")
     x = torch.randn((16, 1, steps, 8), generator=key.generator())
     y = torch.randint(0, 10, (16,), generator=key.generator())
-    from onlyforward.data.modules import Recurrent
-
     model = Recurrent("lstm", size=8, units=32, classes=10)
-    settings = {"flow": "local"} if arm == "lr" else {}
-    engine = engine_for(arm, model, sigma=SIGMA, copies=2 if arm == "lr" else 0, seed=0, **settings)
+    method = LikelihoodRatio(model, copies=2, sigma=SIGMA, flow="local") if arm == "lr" else Backprop(model)
     with PeakMemory() as watched:
-        engine.backward(losses, x, y)
+        method.backward(losses, x, y)
     return watched.peak

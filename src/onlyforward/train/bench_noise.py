@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from onlyforward.core.keys import Key
+from onlyforward.data import nets
 from onlyforward.data.sets import load
+from onlyforward.nn.engine import LikelihoodRatio
 from onlyforward.run.benchmark import BenchOptions, run_cases, seeds
-from onlyforward.train.arms import engine_for, train, trained
+from onlyforward.train.arms import run_course, trained
 from onlyforward.train.robust import ARMS, accuracy, honest_sentence, robustness, spread, summary
 
 if TYPE_CHECKING:
@@ -63,8 +65,6 @@ def snn(options: BenchOptions, context: Context, result: Result) -> None:
 
 def levels(options: BenchOptions, context: Context, result: Result) -> None:
     """Noise levels: fixed, by descent on the loss, by ascent on the signal-to-noise ratio, and the floor."""
-    from onlyforward.nn.levels import LearnedLevels
-
     data = load("digits")
     arms: dict[str, dict[str, Any]] = {
         "fixed": {"mode": "fixed", "start": 1.0},
@@ -77,15 +77,19 @@ def levels(options: BenchOptions, context: Context, result: Result) -> None:
     for arm, settings in arms.items():
         accuracies, ends = [], []
         for seed in seeds(options):
-            from onlyforward.data import nets
-
-            chosen = nets.preset("mlp", "digits")
             model = nets.build("mlp", data, seed=seed)
-            inner = engine_for("lr", model, sigma=settings["start"], copies=64, seed=seed, noise="gaussian")
-            engine = LearnedLevels(inner, mode=settings["mode"], floor=settings.get("floor", 0.0))
-            train(engine, model, data, epochs=chosen.epochs, batch=chosen.batch, lr=chosen.lr, seed=seed)
+            engine = LikelihoodRatio(
+                model,
+                copies=64,
+                sigma=settings["start"],
+                sigma_mode=settings["mode"],
+                sigma_floor=settings.get("floor", 0.0),
+                noise="gaussian",
+                seed=seed,
+            )
+            run_course(engine, model, "mlp", data, seed=seed)
             accuracies.append(accuracy(model.eval(), data.x_test, data.y_test, key=Key(run=seed)))
-            ends.append(engine.levels.mean)
+            ends.append(engine.levels.mean if engine.levels is not None else settings["start"])
         mean, deviation = spread(accuracies)
         end, end_deviation = spread(ends)
         result.metric(f"levels_{arm}_accuracy", mean)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from onlyforward.run.application import Demo
 from onlyforward.run.context import Common
+from onlyforward.train.options import Adapt
 
 if TYPE_CHECKING:
     from onlyforward.run.context import Context
@@ -71,6 +72,10 @@ def run(options: Any, context: Context) -> Result:
         from onlyforward.train.fit import fit
 
         return fit(options, context)
+    if isinstance(options, Adapt):
+        from onlyforward.train.adapt import run as adapt
+
+        return adapt(options, context)
     from onlyforward.train.demo import demo
 
     return demo(options, context)
