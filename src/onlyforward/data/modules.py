@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections import OrderedDict
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -43,31 +44,41 @@ class HardSign(nn.Module):
         return torch.where(x >= 0, 1.0, -1.0).to(x)
 
 
-class Recurrent(nn.Module):
-    """LSTM or GRU over a sequence, then a linear head.
+class LastOutput(nn.Module):
+    """What a recurrent module gives -> its output of the last step: (outputs [b, T, units], states) -> [b, units]."""
 
-    Image rows: the head reads the last output. Words: an embedding comes first and the head reads the mean over the
-    words that are there (word number 0 is padding).
+    def forward(self, found: tuple[Tensor, Any]) -> Tensor:
+        """The last step."""
+        return found[0][:, -1]
+
+
+def row_reader(kind: str, *, size: int, units: int, classes: int) -> nn.Sequential:
+    """LSTM or GRU over the rows of an image and a linear head on the last output: rows, recurrent, last, head."""
+    recurrent = (nn.LSTM if kind == "lstm" else nn.GRU)(size, units, batch_first=True)
+    return nn.Sequential(
+        OrderedDict(rows=Rows(), recurrent=recurrent, last=LastOutput(), head=nn.Linear(units, classes))
+    )
+
+
+class Recurrent(nn.Module):
+    """Embedding of words, LSTM or GRU, and a linear head on the mean over the words that are there (0 is padding).
 
     Args:
         kind: "lstm" or "gru".
-        size: features of one step, or of the embedding of one word.
+        size: width of the embedding.
         units: hidden units.
         classes: outputs.
-        vocabulary: number of words; 0 for image rows.
+        vocabulary: number of words.
     """
 
-    def __init__(self, kind: str, *, size: int, units: int, classes: int, vocabulary: int = 0) -> None:
+    def __init__(self, kind: str, *, size: int, units: int, classes: int, vocabulary: int) -> None:
         super().__init__()
-        self.embedding = nn.Embedding(vocabulary, size, padding_idx=0) if vocabulary else None
-        self.rows = Rows()
+        self.embedding = nn.Embedding(vocabulary, size, padding_idx=0)
         self.recurrent = (nn.LSTM if kind == "lstm" else nn.GRU)(size, units, batch_first=True)
         self.head = nn.Linear(units, classes)
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits [b, classes]."""
-        if self.embedding is None:
-            return self.head(self.recurrent(self.rows(x))[0][:, -1])
         outputs, _ = self.recurrent(self.embedding(x))
         here = (x != 0).to(outputs)[..., None]
         return self.head((outputs * here).sum(1) / here.sum(1).clamp_min(1))

@@ -16,7 +16,7 @@ from torch import nn
 from onlyforward.core.checks import check_choice
 from onlyforward.core.errors import FileError, UsageError
 from onlyforward.core.keys import Key
-from onlyforward.data.modules import Attention, Graph, HardSign, Recurrent, Spiking
+from onlyforward.data.modules import Attention, Graph, HardSign, Recurrent, Spiking, row_reader
 from onlyforward.data.residual import cifar_resnet, resnet5, resnet8, vgg8
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ def recurrent(kind: str) -> Callable[[Dataset], nn.Module]:
         if data.kind == "text":
             return Recurrent(kind, size=32, units=32, classes=data.classes, vocabulary=len(data.vocabulary))
         channels, _, width = image(data, kind)
-        return Recurrent(kind, size=channels * width, units=32, classes=data.classes)
+        return row_reader(kind, size=channels * width, units=32, classes=data.classes)
 
     return make
 

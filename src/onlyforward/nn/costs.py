@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
 
+from onlyforward.nn.flow import LocalSite
 from onlyforward.nn.layout import first
 from onlyforward.nn.sites import RECURRENT, Call, Site
 
@@ -55,7 +56,7 @@ def macs(call: Call) -> float:
     return float(out.numel() // out.shape[-1] * matrices)
 
 
-def count_costs(calls: Sequence[Call], sites: Sequence[tuple[Call, Site]], data: int) -> Costs:
+def count_costs(calls: Sequence[Call], sites: Iterable[tuple[Call, Site]], data: int) -> Costs:
     """Costs of a recorded run."""
     each = [macs(call) for call in calls]
     suffix, pull = {}, {}
@@ -63,6 +64,9 @@ def count_costs(calls: Sequence[Call], sites: Sequence[tuple[Call, Site]], data:
         index = next((k for k, other in enumerate(calls) if other is call), -1)
         behind = sum(each[index + 1 :])
         share = 1.0
+        if isinstance(site, LocalSite):
+            share = 1 / site.steps
+            behind += each[index] * (site.steps - 1 - site.time) / site.steps
         if call.state is not None:
             steps = sum(len(lane.order) for lane in call.state)
             lane = call.state[site.lane]  # type: ignore[attr-defined]

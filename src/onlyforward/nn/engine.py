@@ -27,7 +27,7 @@ from onlyforward.nn.learned import learned
 from onlyforward.nn.levels import MODES, Levels
 from onlyforward.nn.noise import SiteNoise
 from onlyforward.nn.plan import check_plan, planned
-from onlyforward.nn.sites import Call, Site
+from onlyforward.nn.sites import RECURRENT, Call, Site
 from onlyforward.nn.units import loose_site, sites_of
 from onlyforward.nn.walk import Tape, Walk, check_modes
 
@@ -71,7 +71,7 @@ class Started:
         tape: the clean run.
         objective: the loss.
         clean: [b], the clean losses.
-        places: calls and sites in forward order.
+        places: calls and sites in forward order, each made when its turn comes.
         found: gradients so far.
         key: coordinates of the step.
     """
@@ -79,7 +79,7 @@ class Started:
     tape: Tape
     objective: Objective
     clean: Tensor
-    places: list[tuple[Call, Site]]
+    places: Iterator[tuple[Call, Site]]
     found: dict[nn.Parameter, Tensor]
     key: Key
 
@@ -111,6 +111,7 @@ class LikelihoodRatio:
             and start at "auto".
         sigma_floor: no level goes below it.
         sigma_rate: learning rate of log sigma.
+        flow: full, or local: recurrent modules keep one time step's states, for networks that read the last output.
         group: workers that share the copies, see `activations.Group`.
         force: allow noise that is no likelihood ratio with a loss that cannot be differentiated.
 
@@ -137,6 +138,7 @@ class LikelihoodRatio:
         sigma_floor: float = 0.0,
         sigma_rate: float = 0.02,
         group: Group | None = None,
+        flow: str = "full",
     ) -> None:
         check_range(copies, name="copies", low=2, why="one run has nothing to be compared with")
         if pairing == "pairs" and copies % 2:
@@ -150,6 +152,7 @@ class LikelihoodRatio:
         self.pairing = check_choice(pairing, PAIRINGS, name="pairing")
         self.credit = credit if isinstance(credit, Tensor) else check_choice(credit, CREDITS, name="credit")
         self.reference = reference
+        self.flow = check_choice(flow, ("full", "local"), name="flow")
         self.walk = Walk(model, self.recorded_as)
         self.model = self.walk.model
         check_plan(self.plan, self.model)
@@ -184,6 +187,8 @@ class LikelihoodRatio:
     def recorded_as(self, path: str) -> str:
         """The kind under which the clean run records a unit: an exact head needs the slope of the loss, no graph."""
         kind = self.kind_of(path)
+        if kind == "lr" and self.flow == "local" and type(self.model.get_submodule(path)) in RECURRENT:
+            return "local"
         return "lr" if path == self.head and kind == "exact" else kind
 
     def look(self, tape: Tape) -> None:
@@ -245,9 +250,10 @@ class LikelihoodRatio:
                 self.look(tape)
             objective = Objective(loss_fn, inputs[-1])
             clean = self.clean_losses(tape, objective, found)
-            places = list(self.sites(tape))
             if self.costs is None:
-                self.costs = count_costs(tape.calls, places, tape.data)
+                self.costs = count_costs(tape.calls, self.sites(tape), tape.data)
+                self.check_flow(tape, inputs[:-1])
+            places = self.sites(tape)
             objective.width = self.costs.width
             self.position_credit = position_credit(self.credit, clean) if clean.dim() == 2 else None
             yield Started(tape, objective, clean, places, found, key)
@@ -270,8 +276,17 @@ class LikelihoodRatio:
                 if site is not None and kind in ("lr", "channel", "weights"):
                     yield site.call, site
         for call in tape.calls:
-            for site in sites_of(call, self.kind_of(call.path.partition("#")[0])):
+            path = call.path.partition("#")[0]
+            kind = self.recorded_as(path) if self.flow == "local" else self.kind_of(path)
+            for site in sites_of(call, kind if self.kind_of(path) != "exact" else "exact"):
                 yield call, site
+
+    def check_flow(self, tape: Tape, inputs: tuple[Any, ...]) -> None:
+        """Refuse local flow for a network that reads more of a recurrent module than its last output."""
+        if self.flow == "local" and not tape.masks:
+            whole = self.model(*inputs)
+            if whole.shape != tape.output.shape or not torch.allclose(whole, tape.output, rtol=1e-3, atol=1e-4):
+                raise UsageError("The network reads more than the last recurrent output", "Use flow full")
 
     def clean_losses(self, tape: Tape, objective: Objective, found: dict[nn.Parameter, Tensor]) -> Tensor:
         """Losses [b] or [b, m] of the clean run; the exact head and backpropagated parts deposit their gradients."""

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from onlyforward.nn.flow import local_sites, record_last
 from onlyforward.nn.layout import first
 from onlyforward.nn.recurrent import record_steps, step_sites
 from onlyforward.nn.sites import RECURRENT, Call, Site, channel_site, trained_names, weight_site
@@ -35,6 +36,9 @@ def record(call: Call, kind: str, forward: Callable[..., Any]) -> Any:
         out = forward(*call.inputs, **call.named)
         call.graph = first(out)
         call.inputs = detached(call.inputs)
+    elif kind == "local":
+        with torch.no_grad():
+            out = record_last(call)
     elif type(call.module) in RECURRENT and kind == "lr":
         with torch.no_grad():
             out = record_steps(call)
@@ -57,7 +61,7 @@ def detached(value: Any) -> Any:
     return value.detach() if isinstance(value, Tensor) else value
 
 
-def sites_of(call: Call, kind: str) -> list[Site]:
+def sites_of(call: Call, kind: str) -> Iterable[Site]:
     """Where noise can enter a recorded call under its planned kind."""
     names = trained_names(call.module)
     if kind in ("bp", "exact", "frozen") or (not names and call.graph is None):
@@ -66,6 +70,8 @@ def sites_of(call: Call, kind: str) -> list[Site]:
         return [channel_site(call.path, call)]
     if kind == "weights":
         return [weight_site(call.path, call, names)]
+    if kind == "local":
+        return local_sites(call)
     if call.state is not None:
         return step_sites(call)
     return [Site(call.path, call, first(call.output))]

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from onlyforward.core.keys import Key
 from onlyforward.data import nets
-from onlyforward.data.modules import Recurrent
+from onlyforward.data.modules import row_reader
 from onlyforward.data.sets import load
 from onlyforward.nn.engine import LikelihoodRatio
 from onlyforward.nn.lag import Lagged
@@ -206,7 +206,7 @@ def recurrent_peak(arm: str, steps: int) -> int:
     key = Key(site="bench/memory")
     x = torch.randn((16, 1, steps, 8), generator=key.generator())
     y = torch.randint(0, 10, (16,), generator=key.generator())
-    model = Recurrent("lstm", size=8, units=32, classes=10)
+    model = row_reader("lstm", size=8, units=32, classes=10)
     method = LikelihoodRatio(model, copies=2, sigma=SIGMA, flow="local") if arm == "lr" else Backprop(model)
     with PeakMemory() as watched:
         method.backward(losses, x, y)
