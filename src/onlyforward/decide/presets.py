@@ -63,5 +63,6 @@ def settings(agent: str, environment: str) -> Settings:
     if agent == "params":
         return replace(base, episodes=500_000) if environment == "Portfolio" else base
     if agent in ("ppo", "qppo") and environment in ("FairLottery", "BeyondGreed", "ZeroMean", "OneStep"):
-        changes.pop("hidden", None)
+        # Few steps an episode: larger batches, and as many gradient steps as the long environments get.
+        changes |= {"batch": 512, "epochs": 4, "minibatches": 4, "rate": 3e-3, "hidden": (64,)}
     return replace(base, **changes)  # type: ignore[arg-type]

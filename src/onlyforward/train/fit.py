@@ -119,6 +119,15 @@ def report(result: Result, model: nn.Module, method: Any, outcome: Outcome, data
     result.metric("sigma_mean", sum(levels) / len(levels) if levels else float(getattr(method, "sigma", 0.0)))
     result.metric("exchanged_bytes_per_step", 0)
     result.forward_runs = method.runs
+    epochs = list(range(1, len(outcome.course.losses) + 1))
+    result.curve(
+        f"Learning curve on {data.name}",
+        "",
+        epochs,
+        outcome.course.losses,
+        x_label="epoch",
+        y_label="mean training loss (nats)",
+    )
     rows = [[epoch + 1, loss] for epoch, loss in enumerate(outcome.course.losses)]
     result.table(f"Learning curve on {data.name}", ["epoch", "mean training loss"], rows)
     result.artefacts = {name: p.detach() for name, p in model.named_parameters()}
