@@ -62,8 +62,8 @@ class Half:
     def mine(self, chunks):
         return range(self.rank * chunks // 2, (self.rank + 1) * chunks // 2)
 
-    def gather(self, losses, chunks, like):
-        assert all(loss.shape == like.shape for loss in losses)
+    def gather(self, losses, copies, like):
+        assert all(loss.shape[1:] == like.shape for loss in losses)
         return [*losses, *self.other] if self.rank == 0 else [*self.other, *losses]
 
 
@@ -74,9 +74,9 @@ def test_two_workers_collect_the_bits_of_one():
     parts = []
 
     class Spy(Alone):
-        def gather(self, losses, chunks, like):
+        def gather(self, losses, copies, like):
             parts.extend(losses)
-            return super().gather(losses, chunks, like)
+            return super().gather(losses, copies, like)
 
     collect(agent.environment, agent.policy, agent.key, 64, Spy())
     for rank, other in ((0, parts[2:]), (1, parts[:2])):

@@ -72,6 +72,8 @@ class Train(Policy):
     """Weigh by -1{R <= q} without the centring alpha, the ablation that may freeze in a wrong policy."""
     seeds: int = 1
     """Number of seeds, --seed and the next ones."""
+    workers: int = 1
+    """Processes that share the episodes of a batch (at most four have work); the result does not depend on it."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -50,8 +50,8 @@ class Sharing(Protocol):
         """The pieces that this worker simulates."""
         ...
 
-    def gather(self, losses: Sequence[Tensor], chunks: int, like: Tensor) -> list[Tensor]:
-        """All pieces in order, from this worker's own."""
+    def gather(self, losses: Sequence[Tensor], copies: Sequence[int], like: Tensor) -> list[Tensor]:
+        """All pieces [rows, ...] in order, from this worker's own; `copies` are the rows of every piece."""
         ...
 
 
@@ -62,7 +62,7 @@ class Alone:
         """All pieces."""
         return range(chunks)
 
-    def gather(self, losses: Sequence[Tensor], chunks: int, like: Tensor) -> list[Tensor]:
+    def gather(self, losses: Sequence[Tensor], copies: Sequence[int], like: Tensor) -> list[Tensor]:
         """What was given."""
         return list(losses)
 
@@ -80,10 +80,10 @@ def collect(environment: Environment, policy: NetworkPolicy, key: Key, episodes:
     for i in sharing.mine(len(parts)):
         run = rollout(environment, policy, key, parts[i][1], first=parts[i][0])
         columns = (run.observation, run.action.float(), run.log_prob[..., None], run.reward[..., None])
-        packed.append(torch.cat(columns, -1))
+        packed.append(torch.cat(columns, -1).transpose(0, 1).contiguous())
     seen, columns_of_action = environment.observation_size, policy.head.space.columns
-    like = torch.empty(environment.horizon, parts[0][1], seen + columns_of_action + 2)
-    whole = torch.cat(sharing.gather(packed, len(parts), like), 1)
+    like = torch.empty(environment.horizon, seen + columns_of_action + 2)
+    whole = torch.cat(sharing.gather(packed, [count for _, count in parts], like)).transpose(0, 1)
     observation, action, log_prob, reward = whole.split([seen, columns_of_action, 1, 1], -1)
     action = action if policy.head.real else action.long()
     discount = environment.gamma ** torch.arange(environment.horizon)
@@ -99,8 +99,8 @@ def collect_returns(
         torch.from_numpy(structured_returns(environment, policy, numbers[first : first + count], key, first=first))
         for first, count in (parts[i] for i in sharing.mine(len(parts)))
     ]
-    like = torch.empty(parts[0][1], dtype=torch.float64)
-    return torch.cat(sharing.gather(own, len(parts), like)).numpy()
+    like = torch.empty((), dtype=torch.float64)
+    return torch.cat(sharing.gather(own, [count for _, count in parts], like)).numpy()
 
 
 def action_noise(key: Key, kind: str, shape: tuple[int, int], start: int, stop: int) -> Tensor:

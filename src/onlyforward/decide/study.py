@@ -19,6 +19,7 @@ from onlyforward.decide.envs.register import ENVIRONMENTS, make, parse_settings,
 from onlyforward.decide.evaluate import Evaluation, evaluate
 from onlyforward.decide.objectives import Objective
 from onlyforward.decide.presets import settings
+from onlyforward.run.workers import group
 
 if TYPE_CHECKING:
     from onlyforward.decide.command import DemoOptions, Envs, Evaluate, Policy, Solve, Train
@@ -130,9 +131,12 @@ def train(options: Train, context: Context) -> Result:
     rows, finals, solved = [], [], 0
     begin, steps = time.perf_counter(), 0
     reference = best_reference(environment, objective)
-    for seed in range(options.seed, options.seed + options.seeds):
-        agent = new_agent(options, environment, objective, seed)
-        fit(agent, context, resumable=options.seeds == 1)
+    agents = [new_agent(options, environment, objective, seed) for seed in seeds_of(options)]
+    with group(options, context) as workers:
+        for agent in agents:
+            agent.sharing = workers
+            fit(agent, context, resumable=options.seeds == 1)
+    for seed, agent in zip(seeds_of(options), agents, strict=True):
         steps += agent.updates * agent.settings.batch * environment.horizon
         values = assess(agent, objective, alpha, options.eval_episodes)
         finals.append(values)
@@ -169,6 +173,11 @@ def train(options: Train, context: Context) -> Result:
         f"(95 % interval {last.q_alpha_low:.4g} to {last.q_alpha_high:.4g}) and a mean of {last.mean:.4g}."
     )
     return result
+
+
+def seeds_of(options: Train) -> range:
+    """--seed and the next ones."""
+    return range(options.seed, options.seed + options.seeds)
 
 
 def training_options(options: Train) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from onlyforward.core.errors import CheckpointError, UsageError
 from onlyforward.run.checkpoint import write_atomically
 from onlyforward.run.result import plain, versions
 
-OUTSIDE = ("out", "json", "verbose", "traceback", "checkpoint_seconds", "threads", "config", "track")
+OUTSIDE = ("out", "json", "verbose", "traceback", "checkpoint_seconds", "threads", "config", "track", "workers")
 """Options that change no result: left out of the digest that binds checkpoints to a run."""
 
 

@@ -86,7 +86,7 @@ class Workers:
             chunk
             for part, share, count in zip(received, shares, rows)
             if count
-            for chunk in part[:count].split([copies[k] for k in share])
+            for chunk in torch.split(part[:count], [copies[k] for k in share])
         ]
 
 
@@ -177,7 +177,7 @@ def started(options: Any, context: Context, rank: int, port: int) -> subprocess.
     places = {"RANK": rank, "WORLD_SIZE": options.workers, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     environment = {**os.environ, "OMP_NUM_THREADS": str(options.threads)}
     child = subprocess.Popen(
-        [sys.executable, "-m", "onlyforward.train.workers"],
+        [sys.executable, "-m", "onlyforward.run.workers"],
         env=environment | {name: str(value) for name, value in places.items()},
         stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,

@@ -1,0 +1,45 @@
+"""Several real processes share a run and end in the bits of one."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+JOB = [
+    "decide",
+    "train",
+    "--env",
+    "BeyondGreed",
+    "--agent",
+    "qpo",
+    "--episodes",
+    "3200",
+    "--eval-episodes",
+    "500",
+    "--json",
+]
+
+
+def digest(*arguments):
+    done = subprocess.run(
+        [sys.executable, "-m", "onlyforward", *JOB, *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=240,
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)["metrics"]["digest48"]
+
+
+@pytest.mark.timeout(280)
+def test_one_and_two_workers_end_in_the_same_bits():
+    assert digest("--workers", "2") == digest()
+
+
+def test_no_workers_are_refused():
+    done = subprocess.run(
+        [sys.executable, "-m", "onlyforward", *JOB, "--workers", "0"], capture_output=True, check=False
+    )
+    assert done.returncode == 2
