@@ -15,7 +15,7 @@ from onlyforward.report.style import STYLESHEET
 from onlyforward.report.tables import text, to_html
 
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
-FLOAT_TABLE = {"title": "All metrics", "columns": ["metric", "value"], "note": ""}
+METRICS_TABLE = {"title": "", "columns": ["metric", "value"], "note": ""}
 
 
 def write_report(report: Mapping[str, Any], folder: Path) -> Path:
@@ -33,12 +33,16 @@ def page(report: Mapping[str, Any], folder: Path | None = None) -> str:
         f"<p class=asked>onlyforward {html.escape(report['app'])}</p>",
         f"<h1>{title}</h1>",
         f"<p class=answer>{html.escape(report['answer'])}</p>",
-        *(to_html(table) for table in tables[:1]),
         *figures(report, folder),
-        *(to_html(table) for table in tables[1:]),
+        *(to_html(table) for table in tables),
         notes(report),
         "<h2>All metrics</h2>",
-        to_html({**FLOAT_TABLE, "title": "", "rows": [[name, value] for name, value in report["metrics"].items()]}),
+        to_html(
+            {
+                **METRICS_TABLE,
+                "rows": [[name, value] for name, value in report["metrics"].items() if name != "digest48"],
+            }
+        ),
         "<h2>Settings</h2>",
         definitions({name: value for name, value in report["config"].items() if value not in (None, "", [], False)}),
         "<h2>How to repeat it</h2>",

@@ -28,6 +28,7 @@ table { border-collapse: collapse; font-size: .92rem; margin: .6rem 0 .2rem; }
 caption { text-align: left; font-weight: 600; padding: .3rem 0; }
 th, td { text-align: left; padding: .28rem .7rem .28rem 0; border-bottom: 1px solid var(--line); vertical-align: top; }
 th { color: var(--soft); font-weight: 600; }
+th.number { text-align: right; }
 td.number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
 .note, .small { color: var(--soft); font-size: .88rem; margin: .2rem 0 1rem; }
 figure { margin: 1rem 0; padding: .4rem; border-radius: 4px; }

@@ -71,14 +71,15 @@ def escape_latex(value: str) -> str:
 
 def to_html(table: TableData) -> str:
     """A table with caption; numbers are aligned by class."""
-    head = "".join(f"<th>{html.escape(column)}</th>" for column in table["columns"])
+    numeric = [any(isinstance(row[i], int | float) for row in table["rows"]) for i in range(len(table["columns"]))]
+    kinds = [" class=number" if is_number else "" for is_number in numeric]
+    head = "".join(
+        f"<th{kind}>{html.escape(column)}</th>" for kind, column in zip(kinds, table["columns"], strict=True)
+    )
     rows = "".join("<tr>" + "".join(cell_html(cell) for cell in row) + "</tr>" for row in table["rows"])
     note = f"<p class=note>{html.escape(table['note'])}</p>" if table["note"] else ""
-    caption = html.escape(table["title"])
-    return (
-        f"<div class=scroll><table><caption>{caption}</caption><thead><tr>{head}</tr></thead>"
-        f"<tbody>{rows}</tbody></table></div>{note}"
-    )
+    caption = f"<caption>{html.escape(table['title'])}</caption>" if table["title"] else ""
+    return f"<div class=scroll><table>{caption}<thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>{note}"
 
 
 def cell_html(cell: Any) -> str:
