@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +24,9 @@ def execute(command: Command, options: Any, *, resuming: bool = False) -> int:
     if not isinstance(options, Common):
         return int(command.run(options))
     os.environ.setdefault("OMP_NUM_THREADS", str(options.threads))
+    follower = int(os.environ.get("RANK", "0")) > 0
+    if follower:  # under torchrun the first worker alone writes and prints
+        options = replace(options, out=None)
     context = Context(options, application=command.application, command=command.words, resuming=resuming)
     try:
         with context.signals:
@@ -45,7 +48,8 @@ def execute(command: Command, options: Any, *, resuming: bool = False) -> int:
         raise OnlyForwardError(f"The system refused: {error}", "Check the disk and the folder, then resume") from error
     finally:
         context.close()
-    show(report, as_json=options.json)
+    if not follower:
+        show(report, as_json=options.json)
     return code
 
 

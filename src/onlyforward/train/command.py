@@ -49,6 +49,18 @@ class Fit(Common):
     """adam, adamw or sgd (default: the preset)."""
     train_limit: int | None = None
     """Use only the first training data."""
+    cache: str = "seed"
+    """What of the noise is kept between runs and gradient: seed (nothing, drawn again), full, bf16, sign or none."""
+    lag: int = 0
+    """1: gradients are made in a thread while the next batch runs, at weights one update old."""
+    flow: str = "full"
+    """local: recurrent layers keep one time step's states, for networks that read the last output."""
+    sigma_mode: str = "fixed"
+    """fixed, loss (levels descend the loss) or snr (levels ascend the signal-to-noise ratio)."""
+    sigma_floor: float = 0.0
+    """No learned or automatic noise level goes below this."""
+    workers: int = 1
+    """Processes that share the copies and exchange losses only; every number of them gives the same bits."""
     force: bool = False
     """Allow finite-difference noise where a threshold follows."""
 

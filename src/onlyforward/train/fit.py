@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import tomllib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from onlyforward.core.checks import check_choice
+from onlyforward.core.checks import check_choice, check_range
 from onlyforward.core.errors import FileError, UsageError
 from onlyforward.core.keys import Key
 from onlyforward.data.nets import MODELS, Preset, build, preset
 from onlyforward.data.sets import Dataset, load
 from onlyforward.train.loop import LOSSES, Course, Schedule, accuracy, peak_mb, train
 from onlyforward.train.methods import METHODS, Settings, cost, make_method
+from onlyforward.train.workers import group
 
 if TYPE_CHECKING:
     from torch import nn
@@ -32,11 +33,16 @@ def fit(options: Fit, context: Context) -> Result:
     if ":" not in options.model:
         check_choice(options.model, MODELS, name="model")
     torch.set_num_threads(options.threads)
+    check_range(options.lag, name="--lag", low=0, high=1)
+    if options.workers > 1 and (options.method != "lr" or options.cache != "seed" or options.lag):
+        raise UsageError("Workers share the copies of --method lr alone", "Take --cache seed and --lag 0 with it")
     data = load(options.data, seed=options.seed, limit=options.train_limit)
     chosen = chosen_settings(options, data)
     model = build(options.model, data, seed=options.seed)
-    method = make_method(options.method, model, chosen.settings)
-    outcome = trained(model, method, data, chosen, loss=options.loss, seed=options.seed, context=context)
+    with group(options, context) as workers:
+        shared = None if workers.size == 1 else workers
+        method = make_method(options.method, model, replace(chosen.settings, group=shared))
+        outcome = trained(model, method, data, chosen, loss=options.loss, seed=options.seed, context=context)
     result = context.result(question=f"How well does {options.method} train {options.model} on {data.name}?")
     report(result, model, method, outcome, data)
     result.answer = (
@@ -75,6 +81,11 @@ def chosen_settings(options: Any, data: Dataset) -> Chosen:
         pairing=options.pairing,
         plan=read_plan(options.plan) if options.plan else {},
         force=options.force,
+        cache=options.cache,
+        flow=options.flow,
+        sigma_mode=options.sigma_mode,
+        sigma_floor=options.sigma_floor,
+        lag=options.lag,
         seed=options.seed,
     )
     schedule = Schedule(
@@ -117,7 +128,9 @@ def report(result: Result, model: nn.Module, method: Any, outcome: Outcome, data
     result.metric("peak_mb", peak_mb(), timing=True)
     levels = [memory.sigma for memory in getattr(method, "memory", {}).values()]
     result.metric("sigma_mean", sum(levels) / len(levels) if levels else float(getattr(method, "sigma", 0.0)))
-    result.metric("exchanged_bytes_per_step", 0)
+    workers = getattr(method, "group", None)
+    exchanged = 0 if workers is None else workers.exchanged
+    result.metric("exchanged_bytes_per_step", exchanged / max(1, len(outcome.course.seconds)))
     result.forward_runs = method.runs
     epochs = list(range(1, len(outcome.course.losses) + 1))
     result.curve(

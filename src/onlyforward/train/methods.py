@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from onlyforward.core.checks import check_choice
 from onlyforward.nn.engine import LikelihoodRatio
 from onlyforward.nn.evolution import SPSA, EvolutionStrategies, ForwardGradient, MeZO
+from onlyforward.nn.lag import Lagged
 from onlyforward.train.peers import Backprop, EvoTorch, FeedbackAlignment, TorchZero
 
 if TYPE_CHECKING:
@@ -27,6 +28,12 @@ class Settings:
         pairing: of the likelihood ratio.
         plan: of the likelihood ratio.
         force: see `LikelihoodRatio`.
+        cache: see `LikelihoodRatio`.
+        flow: see `LikelihoodRatio`.
+        sigma_mode: see `LikelihoodRatio`.
+        sigma_floor: see `LikelihoodRatio`.
+        lag: batches between a run and its gradient, 0 or 1.
+        group: workers that share the copies.
         seed: run coordinate.
     """
 
@@ -37,6 +44,12 @@ class Settings:
     pairing: str = "auto"
     plan: Mapping[str, str] = field(default_factory=dict)
     force: bool = False
+    cache: str = "seed"
+    flow: str = "full"
+    sigma_mode: str = "fixed"
+    sigma_floor: float = 0.0
+    lag: int = 0
+    group: Any = None
     seed: int = 0
 
     def level(self, own: float) -> float:
@@ -46,7 +59,7 @@ class Settings:
 
 def likelihood_ratio(model: nn.Module, s: Settings) -> Any:
     """The project's own engine."""
-    return LikelihoodRatio(
+    engine = LikelihoodRatio(
         model,
         plan=s.plan,
         copies=s.copies,
@@ -56,7 +69,13 @@ def likelihood_ratio(model: nn.Module, s: Settings) -> Any:
         pairing=s.pairing,
         seed=s.seed,
         force=s.force,
+        cache=s.cache,
+        flow=s.flow,
+        sigma_mode=s.sigma_mode,
+        sigma_floor=s.sigma_floor,
+        group=s.group,
     )
+    return Lagged(engine) if s.lag else engine
 
 
 METHODS: Mapping[str, Callable[[Any, Settings], Any]] = {
