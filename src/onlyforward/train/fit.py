@@ -14,9 +14,9 @@ from onlyforward.core.errors import FileError, UsageError
 from onlyforward.core.keys import Key
 from onlyforward.data.nets import MODELS, Preset, build, preset
 from onlyforward.data.sets import Dataset, load
+from onlyforward.run.workers import group
 from onlyforward.train.loop import LOSSES, Course, Schedule, accuracy, peak_mb, train
 from onlyforward.train.methods import METHODS, Settings, cost, make_method
-from onlyforward.train.workers import group
 
 if TYPE_CHECKING:
     from torch import nn
