@@ -20,6 +20,7 @@ PUBLIC = {
     "LikelihoodRatio": "onlyforward.nn.engine",
     "cut": "onlyforward.nn.cut",
     "Cut": "onlyforward.nn.cut",
+    "advise": "onlyforward.nn.advise",
     "register_rule": "onlyforward.nn.rules",
     "EvolutionStrategies": "onlyforward.nn.evolution",
     "MeZO": "onlyforward.nn.evolution",

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from onlyforward.run.application import Demo
+from onlyforward.run.benchmark import BenchOptions
 from onlyforward.run.context import Common
 from onlyforward.train.options import Adapt
 
@@ -39,6 +40,8 @@ class Fit(Common):
     """auto, pairs (mirrored copies) or single."""
     plan: str = ""
     """TOML file: module path globs to lr, bp, channel, weights, exact or frozen."""
+    credit: str = "auto"
+    """auto (noise is weighed by the losses it can reach) or none."""
     epochs: int | None = None
     """Passes over the training part (default: the preset)."""
     batch: int | None = None
@@ -66,6 +69,27 @@ class Fit(Common):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Advise(Common):
+    """Say what likelihood-ratio training of a network will cost, before anything is trained."""
+
+    model: str = "mlp"
+    """A network, as for `train fit`."""
+    data: str = "digits"
+    """A data set, as for `train fit`."""
+    target_cosine: float = 0.9
+    """Cosine with the true gradient asked of every site."""
+    batch: int = 64
+    """Data that the measurement uses."""
+    check: bool = False
+    """Also measure cosines at 8, 32 and 128 copies and compare them with the law: slower."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchUlr(BenchOptions):
+    """Likelihood-ratio training beside backpropagation, evolution strategies and their kin."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Show(Common):
     """The digits network by likelihood ratio, backpropagation and evolution strategies, side by side."""
 
@@ -88,6 +112,10 @@ def run(options: Any, context: Context) -> Result:
         from onlyforward.train.adapt import run as adapt
 
         return adapt(options, context)
+    if isinstance(options, Advise):
+        from onlyforward.train.advice import advice
+
+        return advice(options, context)
     from onlyforward.train.demo import demo
 
     return demo(options, context)

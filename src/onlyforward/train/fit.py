@@ -80,6 +80,7 @@ def chosen_settings(options: Any, data: Dataset) -> Chosen:
         baseline=options.baseline,
         pairing=options.pairing,
         plan=read_plan(options.plan) if options.plan else {},
+        credit=options.credit,
         force=options.force,
         cache=options.cache,
         flow=options.flow,

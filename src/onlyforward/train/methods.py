@@ -27,6 +27,7 @@ class Settings:
         baseline: of the likelihood ratio.
         pairing: of the likelihood ratio.
         plan: of the likelihood ratio.
+        credit: of the likelihood ratio.
         force: see `LikelihoodRatio`.
         cache: see `LikelihoodRatio`.
         flow: see `LikelihoodRatio`.
@@ -43,6 +44,7 @@ class Settings:
     baseline: str = "clean"
     pairing: str = "auto"
     plan: Mapping[str, str] = field(default_factory=dict)
+    credit: str = "auto"
     force: bool = False
     cache: str = "seed"
     flow: str = "full"
@@ -62,6 +64,7 @@ def likelihood_ratio(model: nn.Module, s: Settings) -> Any:
     engine = LikelihoodRatio(
         model,
         plan=s.plan,
+        credit=s.credit,
         copies=s.copies,
         sigma="auto" if s.sigma is None else s.sigma,
         noise=s.noise,

@@ -1,0 +1,229 @@
+"""What likelihood-ratio training of a network will cost, before anything is trained."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from onlyforward.core.checks import check_range
+from onlyforward.core.directions import direction
+from onlyforward.nn.activations import LossFn, run_site
+from onlyforward.nn.engine import LikelihoodRatio, Started
+from onlyforward.nn.law import measured_kappa, needed_directions, predicted_cosine
+from onlyforward.nn.noise import SiteNoise
+from onlyforward.nn.sites import Call, Site
+
+ROUNDS, PILOT, MOST = 16, 32, 256
+"""Independent pilot estimates per site, the fewest and the most copies of each (an eighth of D in between)."""
+CHECKED = (8, 32, 128)
+"""Copies at which the law is compared with measurement."""
+TRUTH = 4096
+"""Most copies spent on the reference gradient of a site."""
+
+
+@dataclass(frozen=True)
+class SiteAdvice:
+    """One row of the table.
+
+    Attributes:
+        path: of the site.
+        kind: type of the module.
+        dimension: D, perturbed per datum.
+        parameters: P of the module.
+        kappa: data whose gradients add up, between 0 and b.
+        noise: chosen kind of noise.
+        option: "activation", or "weights" where noise on the weights is cheaper.
+        copies: n for the target cosine.
+        cosine: predicted at n.
+        suffix: share of the network's multiply-accumulates behind the site.
+        cost: of its copies in steps of backpropagation.
+        checks: (copies, predicted, measured) where asked for.
+    """
+
+    path: str
+    kind: str
+    dimension: int
+    parameters: int
+    kappa: float
+    noise: str
+    option: str
+    copies: int
+    cosine: float
+    suffix: float
+    cost: float
+    checks: tuple[tuple[int, float, float], ...] = ()
+
+
+@dataclass(frozen=True)
+class Advice:
+    """The whole table.
+
+    Attributes:
+        sites: in forward order.
+        cost_over_bp: a step with these copies over a step of backpropagation, in multiply-accumulates.
+        predicted_cosine: the least of the sites.
+        measured_cosine: the least measured at the copies checked nearest to those advised; NaN without a check.
+        law_error: largest |predicted - measured|; NaN without a check.
+        sentence: what to do.
+    """
+
+    sites: tuple[SiteAdvice, ...]
+    cost_over_bp: float
+    predicted_cosine: float
+    measured_cosine: float
+    law_error: float
+    sentence: str
+
+
+def advise(
+    model: nn.Module,
+    loss_fn: LossFn,
+    inputs: Any,
+    target: Any,
+    target_cosine: float = 0.9,
+    *,
+    check: bool = False,
+    seed: int = 0,
+) -> Advice:
+    """Measure kappa at every site with a few forward runs, and apply the law.
+
+    Args:
+        model: any module; nothing is trained.
+        loss_fn: (output, target) -> losses [b].
+        inputs: one batch, a tensor or a tuple.
+        target: its target.
+        target_cosine: asked of every site's gradient.
+        check: also measure the cosine at 8, 32 and 128 copies against a reference gradient: slow.
+        seed: run coordinate.
+
+    Raises:
+        UsageError: a cosine outside 0..1, or what `LikelihoodRatio` refuses.
+    """
+    check_range(target_cosine, name="the target cosine", low=0.0, high=0.9999, open_low=True)
+    engine = LikelihoodRatio(model, copies=PILOT, seed=seed)
+    given = inputs if isinstance(inputs, tuple) else (inputs,)
+    with engine.started(loss_fn, *given, target) as begun:
+        rows = tuple(site_advice(engine, begun, call, site, target_cosine, check=check) for call, site in begun.places)
+    forward = max(engine.costs.forward, 1.0) if engine.costs else 1.0
+    pulls = sum(engine.costs.pull.values()) / forward if engine.costs else 0.0
+    cost = (1.0 + pulls) / 3 + sum(row.cost for row in rows)
+    errors = [abs(predicted - measured) for row in rows for _, predicted, measured in row.checks]
+    nearest = [min(row.checks, key=lambda c: abs(c[0] - row.copies))[2] for row in rows if row.checks]
+    return Advice(
+        rows,
+        cost,
+        min((row.cosine for row in rows), default=1.0),
+        min(nearest, default=math.nan),
+        max(errors, default=math.nan),
+        sentence(cost, target_cosine),
+    )
+
+
+def sentence(cost: float, target: float) -> str:
+    """The advice in words."""
+    told = f"a gradient with a cosine of {target:.2f} at every site costs about {cost:.1f} steps of backpropagation"
+    if cost <= 5:
+        return f"Worth it: {told}."
+    return f"Use backpropagation unless something in the way has no derivative: {told}."
+
+
+def site_advice(
+    engine: LikelihoodRatio, begun: Started, call: Call, site: Site, target: float, *, check: bool
+) -> SiteAdvice:
+    """Pilot estimates at one site, its kappa and the copies that reach the target."""
+    engine.probe(begun.tape, call, site, begun.objective, begun.clean, begun.key)  # chooses noise, sigma and pairing
+    memory = engine.memory[site.path]
+    paired = bool(memory.paired)
+    dimension = site.clean[0].numel()
+    width = 1 << max(0, dimension - 1).bit_length()
+    pilot = min(MOST, max(PILOT, dimension // 8 * 2))
+    pilot = min(pilot, max(2, width // 2)) if memory.noise == "hadamard" else pilot
+    estimates = [flat_gradient(engine, begun, site, pilot, f"pilot{k}") for k in range(ROUNDS)]
+    signal, spread = moments(estimates)
+    drawn = pilot // 2 if paired else pilot
+    per_direction = 2 if paired else 1
+    kappa = measured_kappa(signal, spread, memory.noise, dimension, drawn)
+    kappa = min(max(kappa, 1e-3), float(begun.data))
+    directions = needed_directions(memory.noise, dimension, kappa, target)
+    parameters = sum(p.numel() for p in call.module.parameters())
+    costs = engine.costs
+    assert costs is not None
+    behind = costs.suffix[site.path] / max(costs.forward, 1.0)
+    own = costs.pull[site.path] / max(costs.forward, 1.0)
+    copies, option, price = directions * per_direction, "activation", directions * per_direction * behind / 3
+    shared = needed_directions("gaussian", max(parameters, 1), 1.0, target) * per_direction
+    if not site.shared and shared * (behind + own) / 3 < price:
+        copies, option, price = shared, "weights", shared * (behind + own) / 3
+    predicted = predicted_cosine(memory.noise, dimension, directions, kappa) if option == "activation" else target
+    checks = checked(engine, begun, site, dimension, kappa, paired=paired) if check else ()
+    return SiteAdvice(
+        site.path,
+        type(call.module).__name__,
+        dimension,
+        parameters,
+        kappa,
+        memory.noise,
+        option,
+        copies,
+        predicted,
+        behind,
+        price,
+        checks,
+    )
+
+
+def checked(
+    engine: LikelihoodRatio, begun: Started, site: Site, dimension: int, kappa: float, *, paired: bool
+) -> tuple[tuple[int, float, float], ...]:
+    """Predicted and measured cosine at some numbers of copies; measured against a nearly exact gradient."""
+    noise = engine.memory[site.path].noise
+    width = 1 << max(0, dimension - 1).bit_length()
+    truth = flat_gradient(engine, begun, site, min(2 * width, TRUTH), "truth", kind="hadamard", paired=True)
+    rows = []
+    for copies in CHECKED:
+        found = [flat_gradient(engine, begun, site, copies, f"check{copies}/{k}") for k in range(4)]
+        measured = sum(float(torch.cosine_similarity(g, truth, dim=0)) for g in found) / len(found)
+        directions = copies // 2 if paired else copies
+        rows.append((copies, predicted_cosine(noise, dimension, directions, kappa), measured))
+    return tuple(rows)
+
+
+def flat_gradient(
+    engine: LikelihoodRatio,
+    begun: Started,
+    site: Site,
+    copies: int,
+    name: str,
+    *,
+    kind: str = "",
+    paired: bool | None = None,
+) -> Tensor:
+    """One estimate of the gradient that a site gives to its module, flat."""
+    memory = engine.memory[site.path]
+    pairs = bool(memory.paired) if paired is None else paired
+    key = begun.key.at(site=f"advise/{site.path}/{name}")
+    drawn = copies // 2 if pairs else copies
+    noise = SiteNoise(direction(kind or memory.noise), key, drawn, engine.noise_shape(site), memory.sigma, site.clean)
+    probe = run_site(
+        engine.walk, begun.tape, site, noise, begun.objective, begun.clean, paired=pairs, stack=engine.stack
+    )
+    call = next(call for call, place in begun.places if place is site)
+    weight = engine.credited(begun.tape, call, site, engine.weights(probe))
+    found = site.pull(probe.delta(weight) / begun.data)
+    return torch.cat([found[key].reshape(-1) for key in sorted(found)])
+
+
+def moments(estimates: Sequence[Tensor]) -> tuple[float, float]:
+    """|g|^2 without bias, and the total variance of one estimate, from independent estimates."""
+    stacked = torch.stack(list(estimates)).double()
+    count = len(stacked)
+    total = stacked.sum(0)
+    squares = float(stacked.square().sum())
+    signal = (float(total.square().sum()) - squares) / (count * (count - 1))
+    spread = float((stacked - total / count).square().sum()) / (count - 1)
+    return signal, spread
