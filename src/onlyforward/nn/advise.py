@@ -13,10 +13,11 @@ from torch import Tensor, nn
 from onlyforward.core.checks import check_range
 from onlyforward.core.directions import direction
 from onlyforward.nn.activations import LossFn, run_site
-from onlyforward.nn.engine import LikelihoodRatio, Started
+from onlyforward.nn.engine import LikelihoodRatio
 from onlyforward.nn.law import measured_kappa, needed_directions, predicted_cosine
 from onlyforward.nn.noise import SiteNoise
 from onlyforward.nn.sites import Call, Site
+from onlyforward.nn.state import Started
 
 ROUNDS, PILOT, MOST = 16, 32, 256
 """Independent pilot estimates per site, the fewest and the most copies of each (an eighth of D in between)."""
@@ -212,8 +213,7 @@ def flat_gradient(
     probe = run_site(
         engine.walk, begun.tape, site, noise, begun.objective, begun.clean, paired=pairs, stack=engine.stack
     )
-    call = next(call for call, place in begun.places if place is site)
-    weight = engine.credited(begun.tape, call, site, engine.weights(probe))
+    weight = engine.credited(begun.tape, site.call, site, engine.weights(probe))
     found = site.pull(probe.delta(weight) / begun.data)
     return torch.cat([found[key].reshape(-1) for key in sorted(found)])
 

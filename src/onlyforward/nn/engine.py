@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from typing import Any
 
 import torch
@@ -21,72 +21,22 @@ from onlyforward.core.errors import Diverged, UsageError
 from onlyforward.core.keys import Key
 from onlyforward.nn.activations import Group, LossFn, Objective, SiteProbe, run_site
 from onlyforward.nn.cache import CACHES, Ledger, RunningNoise, site_noise
+from onlyforward.nn.choices import RECHECK, choose_noise, choose_pairing
 from onlyforward.nn.costs import Costs, count_costs
 from onlyforward.nn.credit import GraphCredit, PositionCredit, edges_of, hops_behind, position_credit
+from onlyforward.nn.gradients import deposit, graph_gradients, quiet, take
 from onlyforward.nn.learned import learned
 from onlyforward.nn.levels import MODES, Levels
 from onlyforward.nn.noise import SiteNoise
 from onlyforward.nn.plan import check_plan, planned
 from onlyforward.nn.sites import RECURRENT, Call, Site
+from onlyforward.nn.state import Memory, Started
 from onlyforward.nn.units import loose_site, sites_of
 from onlyforward.nn.walk import Tape, Walk, check_modes
 
 BASELINES = ("clean", "loo", "ema", "none")
 CREDITS = ("auto", "causal", "none")
 PAIRINGS = ("auto", "pairs", "single")
-SMOOTH, THRESHOLD = 0.05, 0.5
-"""Automatic sigma over the root mean square of the site's tensor, for smooth suffixes and behind thresholds."""
-PILOTS, RECHECK = 4, 50
-"""Pilot pairs per site, and steps between pilots."""
-
-
-@dataclass
-class Memory:
-    """What the engine keeps about a site between steps.
-
-    Attributes:
-        noise: kind of noise; empty before the first step.
-        scale: automatic sigma over the root mean square.
-        paired: whether copies run in mirrored pairs; None before the first pilot.
-        odd: energy of the odd part of the response.
-        even: energy of the even part.
-        sigma: level of the last step.
-        ema: running mean of the losses, for that baseline.
-    """
-
-    noise: str = ""
-    scale: float = SMOOTH
-    paired: bool | None = None
-    odd: float = 0.0
-    even: float = 0.0
-    sigma: float = 0.0
-    ema: float | None = None
-
-
-@dataclass
-class Started:
-    """A step between its clean run and its gradient.
-
-    Attributes:
-        tape: the clean run.
-        objective: the loss.
-        clean: [b], the clean losses.
-        places: calls and sites in forward order, each made when its turn comes.
-        found: gradients so far.
-        key: coordinates of the step.
-    """
-
-    tape: Tape
-    objective: Objective
-    clean: Tensor
-    places: Iterator[tuple[Call, Site]]
-    found: dict[nn.Parameter, Tensor]
-    key: Key
-
-    @property
-    def data(self) -> int:
-        """B."""
-        return len(self.clean)
 
 
 class LikelihoodRatio:
@@ -231,8 +181,8 @@ class LikelihoodRatio:
         """
         with self.started(loss_fn, *inputs) as begun:
             for site, probe, weight in self.jobs(begun):
-                self.take(site, probe.delta(weight), begun.found, begun.data)
-        self.deposit(begun.found)
+                take(self, site, probe.delta(weight), begun.found, begun.data)
+        deposit(self, begun.found)
         self.steps += 1
         return begun.clean.mean() if begun.clean.dim() == 1 else begun.clean.sum(1).mean()
 
@@ -295,7 +245,7 @@ class LikelihoodRatio:
         if isinstance(output, Tensor) and output.requires_grad:
             with torch.enable_grad():
                 losses = objective.losses(output, 1, data)[0]
-                self.graph_gradients(losses.sum() / data, None, found)
+                graph_gradients(self, losses.sum() / data, None, found)
             losses = losses.detach()
         elif head is not None:
             with torch.enable_grad():
@@ -305,7 +255,7 @@ class LikelihoodRatio:
                 slope = torch.autograd.grad(losses.sum(), leaf)[0] if losses.requires_grad else None
             losses = losses.detach()
             if slope is not None:
-                self.take(Site(head.path, head, head.output), slope, found, data)
+                take(self, Site(head.path, head, head.output), slope, found, data)
         else:
             losses = objective.losses(output, 1, data)[0]
         if not bool(losses.isfinite().all()):
@@ -317,9 +267,9 @@ class LikelihoodRatio:
         """Run the copies of one site."""
         memory = self.memory.setdefault(site.path, Memory())
         if not memory.noise:
-            self.choose_noise(tape, site, objective, memory, key)
+            choose_noise(self, tape, site, objective, memory, key)
         if memory.paired is None or (self.pairing == "auto" and self.steps % RECHECK == 0):
-            self.choose_pairing(tape, site, objective, clean, memory, key)
+            choose_pairing(self, tape, site, objective, clean, memory, key)
         paired = bool(memory.paired)
         drawn = self.copies // 2 if paired else self.copies
         memory.sigma = self.level(site, memory)
@@ -398,60 +348,6 @@ class LikelihoodRatio:
             return (signal - before) / n
         return (signal - probe.clean) / n if self.baseline == "clean" else signal / n
 
-    # Choices ---------------------------------------------------------------------------------------------------------
-
-    def choose_noise(self, tape: Tape, site: Site, objective: Objective, memory: Memory, key: Key) -> None:
-        """The kind and the automatic scale of a site's noise: does a tiny step move the losses?"""
-        smooth = self.smooth_loss is not False and self.is_smooth(tape, site, objective, key)
-        memory.scale = SMOOTH if smooth else THRESHOLD
-        memory.noise = ("hadamard" if smooth else "gaussian") if self.noise == "auto" else self.noise
-        if not smooth and not direction(memory.noise).exact and not self.force:
-            raise UsageError(
-                f"{memory.noise} noise at {site.path} needs a smooth way to the loss, and a threshold follows",
-                'Take noise="gaussian" or force it',
-            )
-
-    def is_smooth(self, tape: Tape, site: Site, objective: Objective, key: Key) -> bool:
-        """Whether most losses that answer to a step of the root mean square also answer to a thousandth of it.
-
-        Behind a threshold nearly none of them does.
-        """
-        size = max(float(site.clean.pow(2).mean()) ** 0.5, 1e-6)
-        zero = torch.zeros(tape.data, device=site.clean.device)
-        moved = []
-        for scale in (1.0, 1e-3):
-            noise = SiteNoise(
-                direction("gaussian"),
-                key.at(site=f"smooth/{site.path}"),
-                3,
-                tuple(site.clean.shape),
-                scale * size,
-                site.clean,
-            )
-            probe = run_site(
-                self.walk, tape, site, noise, objective, zero, paired=True, stack=self.stack, reference=self.reference
-            )
-            self.runs += probe.runs
-            moved.append(int((probe.signal != probe.signal[:1]).any(0).sum()))
-        return moved[1] > 0.5 * moved[0]
-
-    def choose_pairing(
-        self, tape: Tape, site: Site, objective: Objective, clean: Tensor, memory: Memory, key: Key
-    ) -> None:
-        """One-sided exactly where the odd part of the response outweighs the even part."""
-        if self.pairing != "auto":
-            memory.paired = self.pairing == "pairs"
-            return
-        noise = self.site_noise(site, memory, key.at(site=f"pilot/{site.path}"), PILOTS)
-        probe = run_site(
-            self.walk, tape, site, noise, objective, clean, paired=True, stack=self.stack, reference=self.reference
-        )
-        self.runs += probe.runs
-        plus, minus = probe.signal[:PILOTS], probe.signal[PILOTS:]
-        memory.odd = float(((plus - minus) / 2).square().mean())
-        memory.even = float(((plus + minus) / 2 - clean).square().mean())
-        memory.paired = memory.even >= memory.odd and self.copies % 2 == 0
-
     # What it costs ---------------------------------------------------------------------------------------------------
 
     @property
@@ -493,55 +389,3 @@ class LikelihoodRatio:
         self.memory = {site: Memory(**kept) for site, kept in state["memory"].items()}
         if self.levels is not None:
             self.levels = replace(self.levels, sigma=state["levels"])
-
-    # Gradients -------------------------------------------------------------------------------------------------------
-
-    def take(self, site: Site, delta: Tensor, found: dict[nn.Parameter, Tensor], data: int) -> None:
-        """Add a site's cotangent, through its graph or its local rule, to the gradients."""
-        if site.call.graph is not None:
-            self.graph_gradients(site.call.graph, delta / data, found)
-            return
-        for name, value in site.pull(delta / data).items():
-            parameter = site.call.module.get_parameter(name)
-            if parameter.requires_grad:
-                add_gradient(found, parameter, value)
-
-    def graph_gradients(self, root: Tensor, cotangent: Tensor | None, found: dict[nn.Parameter, Tensor]) -> None:
-        """Backpropagate into the parts of the plan that have a graph."""
-        wanted = [
-            p
-            for name, p in self.model.named_parameters()
-            if p.requires_grad and planned(self.plan, name.rpartition(".")[0]) != "frozen"
-        ]
-        pulled = torch.autograd.grad(root, wanted, cotangent, allow_unused=True, retain_graph=True)
-        for parameter, value in zip(wanted, pulled):
-            if value is not None:
-                add_gradient(found, parameter, value)
-
-    def deposit(self, found: Mapping[nn.Parameter, Tensor]) -> None:
-        """Add finished gradients to `p.grad`, as autograd does."""
-        for parameter, value in found.items():
-            if not bool(value.isfinite().all()):
-                raise Diverged(
-                    f"A gradient is not finite in step {self.steps}",
-                    "Lower the learning rate or sigma",
-                    step=self.steps,
-                )
-            parameter.grad = value if parameter.grad is None else parameter.grad + value
-
-
-def add_gradient(found: dict[nn.Parameter, Tensor], parameter: nn.Parameter, value: Tensor) -> None:
-    """Tied parameters and repeated calls accumulate."""
-    found[parameter] = value if parameter not in found else found[parameter] + value
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """No gradients, and no fast path of torch's attention modules, which passes their submodules by."""
-    before = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(before)

@@ -15,8 +15,10 @@ from torch import Tensor, nn
 
 from onlyforward.core.errors import UsageError
 from onlyforward.nn.activations import LossFn
-from onlyforward.nn.engine import LikelihoodRatio, Started
+from onlyforward.nn.engine import LikelihoodRatio
+from onlyforward.nn.gradients import deposit, take
 from onlyforward.nn.rules import local_vjp, rule_for
+from onlyforward.nn.state import Started
 
 Gradients = dict[nn.Parameter, Tensor]
 
@@ -49,7 +51,7 @@ class Lagged:
                     f"{site.path} ({type(site.call.module).__name__}) has no closed-form rule", "Use --lag 0"
                 )
         if self.waiting is not None:
-            engine.deposit(self.waiting.result())
+            deposit(engine, self.waiting.result())
         self.waiting = self.thread.submit(self.pulled, begun, jobs)
         engine.steps += 1
         return begun.clean.mean()
@@ -58,7 +60,7 @@ class Lagged:
         """The gradient of one batch, in the thread."""
         with torch.no_grad():
             for site, probe, weight in jobs:
-                self.engine.take(site, probe.delta(weight), begun.found, begun.data)
+                take(self.engine, site, probe.delta(weight), begun.found, begun.data)
         return begun.found
 
     def state(self) -> dict[str, Any]:

@@ -14,7 +14,8 @@ from onlyforward.nn.noise import SiteNoise
 from onlyforward.nn.sites import Site
 
 if TYPE_CHECKING:
-    from onlyforward.nn.engine import LikelihoodRatio, Started
+    from onlyforward.nn.engine import LikelihoodRatio
+    from onlyforward.nn.state import Started
 
 EVERY = 10
 """Steps between two measurements of a signal-to-noise ratio, which costs runs of its own."""

@@ -1,0 +1,72 @@
+"""From cotangents to `p.grad`: local rules, graphs of backpropagated parts, and the deposit at the end of a step."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from onlyforward.core.errors import Diverged
+from onlyforward.nn.plan import planned
+from onlyforward.nn.sites import Site
+
+if TYPE_CHECKING:
+    from onlyforward.nn.engine import LikelihoodRatio
+
+
+def take(engine: LikelihoodRatio, site: Site, delta: Tensor, found: dict[nn.Parameter, Tensor], data: int) -> None:
+    """Add a site's cotangent, through its graph or its local rule, to the gradients."""
+    if site.call.graph is not None:
+        graph_gradients(engine, site.call.graph, delta / data, found)
+        return
+    for name, value in site.pull(delta / data).items():
+        parameter = site.call.module.get_parameter(name)
+        if parameter.requires_grad:
+            add_gradient(found, parameter, value)
+
+
+def graph_gradients(
+    engine: LikelihoodRatio, root: Tensor, cotangent: Tensor | None, found: dict[nn.Parameter, Tensor]
+) -> None:
+    """Backpropagate into the parts of the plan that have a graph."""
+    wanted = [
+        p
+        for name, p in engine.model.named_parameters()
+        if p.requires_grad and planned(engine.plan, name.rpartition(".")[0]) != "frozen"
+    ]
+    pulled = torch.autograd.grad(root, wanted, cotangent, allow_unused=True, retain_graph=True)
+    for parameter, value in zip(wanted, pulled):
+        if value is not None:
+            add_gradient(found, parameter, value)
+
+
+def deposit(engine: LikelihoodRatio, found: Mapping[nn.Parameter, Tensor]) -> None:
+    """Add finished gradients to `p.grad`, as autograd does."""
+    for parameter, value in found.items():
+        if not bool(value.isfinite().all()):
+            raise Diverged(
+                f"A gradient is not finite in step {engine.steps}",
+                "Lower the learning rate or sigma",
+                step=engine.steps,
+            )
+        parameter.grad = value if parameter.grad is None else parameter.grad + value
+
+
+def add_gradient(found: dict[nn.Parameter, Tensor], parameter: nn.Parameter, value: Tensor) -> None:
+    """Tied parameters and repeated calls accumulate."""
+    found[parameter] = value if parameter not in found else found[parameter] + value
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """No gradients, and no fast path of torch's attention modules, which passes their submodules by."""
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)
