@@ -49,7 +49,7 @@ class Setting:
         late: prefixes of the paths of the norms of the last stage.
     """
 
-    epochs: int = 2
+    epochs: int = 1
     copies: int = 8
     sigma: float = 0.05
     lr: float = 2e-3
@@ -58,7 +58,9 @@ class Setting:
 
 
 SETTINGS: Mapping[str, Setting] = {
-    "vit-d128-l6": Setting(copies=4, early=("transformer.layers.0",), late=("transformer.layers.5", "mlp_head.0"))
+    "vit-d128-l6": Setting(
+        epochs=2, copies=4, early=("transformer.layers.0",), late=("transformer.layers.5", "mlp_head.0")
+    )
 }
 """Model -> settings; the ResNets take `Setting()`."""
 
