@@ -9,6 +9,7 @@ APPLICATION = Application(
         "fit": "onlyforward.train.command:Fit",
         "advise": "onlyforward.train.command:Advise",
         "adapt": "onlyforward.train.options:Adapt",
+        "robust": "onlyforward.train.options:Robust",
     },
     run="onlyforward.train.command:run",
     demo="onlyforward.train.command:DEMO",

@@ -22,6 +22,7 @@ from onlyforward.core.keys import Key
 from onlyforward.data.corruptions import corrupt
 from onlyforward.data.pretrained import load_pretrained
 from onlyforward.data.sets import Dataset, load
+from onlyforward.train.methods import cost
 from onlyforward.train.peers import Backprop
 
 if TYPE_CHECKING:
@@ -217,7 +218,12 @@ def adapted(
             optimizer.step()
             if step_done:
                 step_done(step, model, optimizer, engine)
-    return model, float(getattr(engine, "forwards_per_step", 1.0))
+    return model, cost(engine)[0]
+
+
+def state_of(engine: Any) -> dict[str, Any]:
+    """What the engine's next step depends on."""
+    return engine.state() if hasattr(engine, "state") else {"steps": engine.steps, "runs": engine.runs}
 
 
 def prepared(options: Adapt) -> Dataset:
@@ -263,7 +269,7 @@ def run(options: Adapt, context: Context) -> Result:
                 def state() -> tuple[dict[str, Tensor], dict[str, Any]]:
                     moments, skeleton = optimizer_state(optimizer)
                     weights = {f"model.{name}": value.detach().clone() for name, value in model.state_dict().items()}
-                    return weights | moments, {"optimizer": skeleton, "engine": engine.steps}
+                    return weights | moments, {"optimizer": skeleton, "engine": state_of(engine)}
 
                 tick()
                 context.save(step, state)
@@ -279,7 +285,10 @@ def run(options: Adapt, context: Context) -> Result:
                 }
                 model.load_state_dict(weights)
                 load_optimizer_state(optimizer, found.tensors, found.data["optimizer"])
-                engine.steps = found.data["engine"]
+                if hasattr(engine, "load_state"):
+                    engine.load_state(found.data["engine"])
+                else:
+                    engine.steps, engine.runs = found.data["engine"]["steps"], found.data["engine"]["runs"]
                 return found.step
 
             _, forwards = adapted(

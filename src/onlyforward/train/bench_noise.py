@@ -10,7 +10,7 @@ from onlyforward.data.sets import load
 from onlyforward.nn.engine import LikelihoodRatio
 from onlyforward.run.benchmark import BenchOptions, run_cases, seeds
 from onlyforward.train.arms import run_course, trained
-from onlyforward.train.robust import ARMS, accuracy, honest_sentence, robustness, spread, summary
+from onlyforward.train.robust import ARMS, accuracy, honest_sentence, robustness, spread, summary, write
 
 if TYPE_CHECKING:
     from onlyforward.run.context import Context
@@ -130,11 +130,3 @@ def robust(options: BenchOptions, context: Context, result: Result) -> None:
         note = honest_sentence(found, "fgsm_010", f"FGSM 0.1 on {name}")
         write(result, f"Robustness of the {name} MLP, sigma {sigma}", found, note)
         result.notes.append(note)
-
-
-def write(result: Result, title: str, found: dict[str, dict[str, tuple[float, float]]], note: str = "") -> None:
-    """A table with one row per quantity and two columns per arm, clean accuracy first."""
-    quantities = list(next(iter(found.values())))
-    columns = ["accuracy on", *(text for arm in found for text in (arm.replace("_", " "), "std"))]
-    rows = [[name, *(value for arm in found for value in found[arm][name])] for name in quantities]
-    result.table(title, columns, rows, note)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from onlyforward.run.application import Demo
 from onlyforward.run.benchmark import BenchOptions
 from onlyforward.run.context import Common
-from onlyforward.train.options import Adapt
+from onlyforward.train.options import Adapt, Robust
 
 if TYPE_CHECKING:
     from onlyforward.run.context import Context
@@ -116,6 +116,10 @@ def run(options: Any, context: Context) -> Result:
         from onlyforward.train.advice import advice
 
         return advice(options, context)
+    if isinstance(options, Robust):
+        from onlyforward.train.robust import run as robust
+
+        return robust(options, context)
     from onlyforward.train.demo import demo
 
     return demo(options, context)

@@ -55,7 +55,7 @@ class Robust(Common):
     sigma: float = 0.3
     """Noise level of training and of the noise that is kept, in units of the pre-activation."""
     copies: int = 16
-    """Copies of the likelihood-ratio arm; the evolution arm gets equal forward passes."""
+    """Copies of the likelihood-ratio arm; the evolution arm gets four times as many, whole, forward passes."""
     attacks: str = "fgsm,pgd,ifgsm,mifgsm,eot"
     """Comma-separated attacks."""
     epsilons: str = ".05,.1,.2"

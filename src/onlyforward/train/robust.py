@@ -9,14 +9,20 @@ from typing import TYPE_CHECKING
 import torch
 
 from onlyforward.core.checks import check_choice, check_range
+from onlyforward.core.errors import UsageError
+from onlyforward.core.keys import Key
 from onlyforward.data.corruptions import SEVERITIES, corrupt
+from onlyforward.data.sets import load
+from onlyforward.train.arms import trained
 from onlyforward.train.attack import ATTACKS, attacked
 from onlyforward.train.noise import noise_kept
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from onlyforward.core.keys import Key
+    from onlyforward.run.context import Context
+    from onlyforward.run.result import Result
+    from onlyforward.train.options import Robust
 
 DRAWS = 16
 """Draws of the noise that a network with its noise kept is averaged over, in attack and in evaluation."""
@@ -140,3 +146,63 @@ def honest_sentence(found: Mapping[str, Mapping[str, tuple[float, float]]], quan
         f"backpropagation with the same noise gains {gains['bp_noise']:+.3f}: what is left to the likelihood ratio is "
         f"{left:+.3f}, {verdict}."
     )
+
+
+def run(options: Robust, context: Context) -> Result:
+    """`onlyforward train robust`: every arm trained and attacked, over all seeds."""
+    attacks, corruptions = words(options.attacks), words(options.corruptions)
+    epsilons = numbers(options.epsilons)
+    check_range(options.seeds, name="--seeds", low=1)
+    check_range(options.sigma, name="--sigma", low=0.0, open_low=True)
+    data = load(options.data, seed=options.seed, limit=options.train_limit, test_limit=options.test_limit)
+    if data.kind != "image":
+        raise UsageError(f"{data.name} is a set of {data.kind}s", "Attacks need images")
+    result = context.result(question=f"What holds up {options.model} on {data.name}?")
+    scores: dict[str, list[dict[str, float]]] = {arm: [] for arm in ARMS}
+    with context.progress(len(ARMS) * options.seeds, label="robust") as tick:
+        for seed in range(options.seeds):
+            for arm in ARMS:
+                copies = options.copies * 4 if arm == "es" else options.copies
+                model, _ = trained(arm, options.model, data, seed=seed, sigma=options.sigma, copies=copies)
+                found = robustness(
+                    model,
+                    data.x_test,
+                    data.y_test,
+                    sigma=options.sigma,
+                    attacks=attacks,
+                    epsilons=epsilons,
+                    corruptions=corruptions,
+                    key=Key(run=seed, site="robust"),
+                    severity=options.severity,
+                )
+                scores[arm].append(found)
+                tick()
+    table = summary(scores)
+    for arm, values in table.items():
+        for name, (mean, deviation) in values.items():
+            result.metric(f"{arm}_{name}", mean)
+            result.metric(f"{arm}_{name}_std", deviation)
+    quantity = next((name for name in table["bp"] if "_" in name and name != "noise_kept"), "clean")
+    result.answer = honest_sentence(table, quantity, quantity.replace("_", " "))
+    write(result, f"Robustness of {options.model} on {data.name}, sigma {options.sigma}", table, result.answer)
+    return result
+
+
+def write(result: Result, title: str, found: Mapping[str, Mapping[str, tuple[float, float]]], note: str = "") -> None:
+    """A table with one row per quantity and two columns per arm, clean accuracy first."""
+    columns = ["accuracy on", *(text for arm in found for text in (arm.replace("_", " "), "std"))]
+    names = list(next(iter(found.values())))
+    result.table(title, columns, [[name, *(v for arm in found for v in found[arm][name])] for name in names], note)
+
+
+def words(text: str) -> list[str]:
+    """Comma-separated names."""
+    return [word.strip() for word in text.split(",") if word.strip()]
+
+
+def numbers(text: str) -> list[float]:
+    """Comma-separated numbers."""
+    try:
+        return [float(word) for word in words(text)]
+    except ValueError as error:
+        raise UsageError(f"{text!r} are no numbers", "Give them as .05,.1") from error
