@@ -27,20 +27,27 @@ def engine_for(arm: str, model: nn.Module, *, sigma: float | None, copies: int, 
     return make_method(method, model, Settings(copies=max(2, copies), sigma=own, seed=seed))
 
 
-def run_course(engine: Any, model: nn.Module, name: str, data: Dataset, *, arm: str = "lr", seed: int) -> Course:
+def run_course(
+    engine: Any, model: nn.Module, name: str, data: Dataset, *, arm: str = "lr", seed: int, epochs: int = 0
+) -> Course:
     """Train with the schedule chosen for network, data and arm; all arms see the same batches."""
     chosen = nets.preset(name, data.name, arm.replace("_", "-"))
     schedule = Schedule(
-        chosen.epochs, chosen.batch, chosen.lr, chosen.optimizer, weight_decay=chosen.weight_decay, clip=chosen.clip
+        epochs or chosen.epochs,
+        chosen.batch,
+        chosen.lr,
+        chosen.optimizer,
+        weight_decay=chosen.weight_decay,
+        clip=chosen.clip,
     )
     return train(model, engine, data, losses, schedule, key=Key(run=seed, site="train"))
 
 
 def trained(
-    arm: str, name: str, data: Dataset, *, seed: int, sigma: float | None, copies: int, **settings: Any
+    arm: str, name: str, data: Dataset, *, seed: int, sigma: float | None, copies: int, epochs: int = 0, **settings: Any
 ) -> tuple[nn.Module, Any]:
     """A network trained by one arm with the settings chosen for it; returns it with its method."""
     model = nets.build(name, data, seed=seed)
     engine = engine_for(arm, model, sigma=sigma, copies=copies, seed=seed, **settings)
-    run_course(engine, model, name, data, arm=arm, seed=seed)
+    run_course(engine, model, name, data, arm=arm, seed=seed, epochs=epochs)
     return model, engine

@@ -9,7 +9,9 @@ import torch
 from onlyforward.data.sets import load
 from onlyforward.run.benchmark import run_cases
 from onlyforward.train import bench_adapt, bench_ulr_cut, bench_ulr_speed
+from onlyforward.train.bench_gpu import gpu
 from onlyforward.train.bench_ulr_cosine import cosine
+from onlyforward.train.bench_workers import workers
 from onlyforward.train.study import arm, compare
 
 if TYPE_CHECKING:
@@ -33,8 +35,10 @@ def run(options: BenchOptions, context: Context) -> Result:
         "lstm": lstm,
         "sst2": sst2,
         "speed": bench_ulr_speed.speed,
+        "workers": workers,
         "adapt": bench_adapt.adapt,
         "adapt-vit": bench_adapt.adapt_vit,
+        "gpu": gpu,
     }
     result = run_cases(options, context, cases)
     done = [name for name in cases if any(m.startswith(name.replace("-", "_")) for m in result.metrics)]

@@ -136,11 +136,12 @@ def honest_sentence(found: Mapping[str, Mapping[str, tuple[float, float]]], quan
     gains = {arm: found[arm][quantity][0] - base for arm in ("lr", "bp_noise")}
     unit = max(deviation, found["lr"][quantity][1], found["bp_noise"][quantity][1])
     left = gains["lr"] - gains["bp_noise"]
-    verdict = (
-        "which is within one standard deviation over seeds"
-        if abs(left) <= unit
-        else f"which is {abs(left) / max(unit, 1e-9):.1f} standard deviations over seeds"
-    )
+    if not unit:
+        verdict = "and one seed cannot say whether that is chance"
+    elif abs(left) <= unit:
+        verdict = "which is within one standard deviation over seeds"
+    else:
+        verdict = f"which is {abs(left) / unit:.1f} standard deviations over seeds"
     return (
         f"Against {what}, likelihood-ratio training gains {gains['lr']:+.3f} over plain backpropagation and "
         f"backpropagation with the same noise gains {gains['bp_noise']:+.3f}: what is left to the likelihood ratio is "
@@ -163,7 +164,9 @@ def run(options: Robust, context: Context) -> Result:
         for seed in range(options.seeds):
             for arm in ARMS:
                 copies = options.copies * 4 if arm == "es" else options.copies
-                model, _ = trained(arm, options.model, data, seed=seed, sigma=options.sigma, copies=copies)
+                model, _ = trained(
+                    arm, options.model, data, seed=seed, sigma=options.sigma, copies=copies, epochs=options.epochs or 0
+                )
                 found = robustness(
                     model,
                     data.x_test,
