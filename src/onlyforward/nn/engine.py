@@ -195,7 +195,7 @@ class LikelihoodRatio:
         key = Key(run=self.seed, step=self.steps, site="lr")
         found: dict[nn.Parameter, Tensor] = {}
         with quiet():
-            tape = self.walk.record(inputs[:-1], key)
+            tape = self.walk.record(inputs[:-1], key, graphs=not {"bp", "exact"}.isdisjoint(self.plan.values()))
             if self.steps == 0 or self.costs is None:
                 self.look(tape)
             objective = Objective(loss_fn, inputs[-1])

@@ -84,14 +84,15 @@ class Walk:
 
     # The clean run ---------------------------------------------------------------------------------------------------
 
-    def record(self, inputs: tuple[Any, ...], key: Key) -> Tape:
-        """Run the network once, unperturbed."""
+    def record(self, inputs: tuple[Any, ...], key: Key, *, graphs: bool = False) -> Tape:
+        """Run the network once, unperturbed; with `graphs` what follows a backpropagated unit joins its graph."""
         tape = Tape(data=len(inputs[0]))
         value: Any = inputs
         for index, part in enumerate(self.parts):
             arguments = value if isinstance(value, tuple) and index == 0 else (value,)
             tape.inputs.append(arguments)
-            value = self.record_part(tape, index, part, arguments, key)
+            with torch.set_grad_enabled(graphs):
+                value = self.record_part(tape, index, part, arguments, key)
         tape.output = value
         return tape
 

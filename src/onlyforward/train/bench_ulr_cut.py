@@ -47,7 +47,16 @@ PLAN = {"body": "bp", "code": "lr", "head": "bp"}
 def bottleneck(options: BenchOptions, context: Context, result: Result) -> None:
     """The likelihood ratio at the code beside straight-through estimators."""
     arms = {
-        "lr64": arm("lr", copies=64, sigma=0.5, noise="gaussian", plan=PLAN, note="no made-up derivative"),
+        "lr64": arm(
+            "lr",
+            copies=64,
+            sigma=0.5,
+            noise="gaussian",
+            baseline="loo",
+            pairing="single",
+            plan=PLAN,
+            note="no made-up derivative",
+        ),
         "clipped_ste": arm("bp", change=straight_through(clipped=True), note="derivative of the clipped identity"),
         "ste": arm("bp", change=straight_through(clipped=False), note="derivative 1"),
         "frozen": arm("bp", note="backpropagation stops at the hard sign: body and code stay as they were"),
