@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-FIT = ["train", "fit", "--epochs", "2", "--copies", "16", "--train-limit", "512", "--json"]
+FIT = ["train", "fit", "--epochs", "2", "--copies", "64", "--train-limit", "512", "--json"]
 
 
 def command(*arguments):
@@ -33,8 +33,8 @@ def test_three_workers_end_in_the_bits_of_one_and_exchange_losses_only(alone):
     assert shared["digest48"] == alone["digest48"]
     assert shared["accuracy"] == alone["accuracy"]
     assert alone["exchanged_bytes_per_step"] == 0
-    # 16 copies at 2 sites for 64 data, 4 bytes each; three workers pad uneven shares of four chunks.
-    assert shared["exchanged_bytes_per_step"] == 1.5 * 4 * 16 * 2 * 64
+    # 64 copies at 2 sites for 64 data, 4 bytes each; three workers pad uneven shares of four chunks.
+    assert shared["exchanged_bytes_per_step"] == 1.5 * 4 * 64 * 2 * 64
 
 
 def test_a_killed_run_of_two_workers_resumes_to_the_bits_of_one_worker_uninterrupted(tmp_path, alone):
