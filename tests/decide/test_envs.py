@@ -157,3 +157,18 @@ def test_the_stateful_face_ends_after_the_horizon():
     for t in range(10):
         _, _, done = env.step(np.zeros((3, 1), dtype=int))
         assert bool(done.all()) == (t == 9)
+
+
+def test_a_widened_state_tells_the_time_and_what_was_earned():
+    from onlyforward.decide.envs.augment import AugmentState
+
+    inner = make("FairLottery")
+    wide = AugmentState(inner, scale=10.0)
+    actions = random_actions(inner, 5, np.random.Generator(np.random.Philox(8)))
+    seen, rewards = play(inner, actions, 0, 5)
+    widened, same = play(wide, actions, 0, 5)
+    assert np.array_equal(rewards, same)
+    assert np.array_equal(widened[..., :3], seen)
+    assert np.allclose(widened[..., 3], np.arange(20)[:, None] / 20)
+    discounted = inner.gamma ** np.arange(20)[:, None] * rewards
+    assert np.allclose(widened[1:, :, 4], np.cumsum(discounted, 0)[:-1] / 10, atol=1e-5)

@@ -38,6 +38,38 @@ def test_one_and_two_workers_end_in_the_same_bits():
     assert digest("--workers", "2") == digest()
 
 
+@pytest.mark.timeout(280)
+@pytest.mark.parametrize("policy", ["mlp", "base-stock"])
+def test_rays_actors_end_in_the_same_bits(policy):
+    pytest.importorskip("ray")
+    job = [
+        "decide",
+        "train",
+        "--env",
+        "SupplyChain",
+        "--episodes",
+        "800",
+        "--batch",
+        "200",
+        "--eval-episodes",
+        "200",
+        "--json",
+    ]
+    job += ["--policy", policy, "--agent", "qpo" if policy == "mlp" else "params"]
+    found = []
+    for arguments in ([], ["--engine", "ray", "--workers", "2"]):
+        done = subprocess.run(
+            [sys.executable, "-m", "onlyforward", *job, *arguments],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=240,
+        )
+        assert done.returncode == 0, done.stderr
+        found.append(json.loads(done.stdout)["metrics"]["digest48"])
+    assert found[0] == found[1]
+
+
 def test_no_workers_are_refused():
     done = subprocess.run(
         [sys.executable, "-m", "onlyforward", *JOB, "--workers", "0"], capture_output=True, check=False

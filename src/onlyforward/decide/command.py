@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from onlyforward.run.application import Demo
 from onlyforward.run.benchmark import BenchOptions
@@ -74,6 +74,10 @@ class Train(Policy):
     """Number of seeds, --seed and the next ones."""
     workers: int = 1
     """Processes that share the episodes of a batch (at most four have work); the result does not depend on it."""
+    engine: Literal["inprocess", "ray"] = "inprocess"
+    """inprocess: this process or, with --workers, several that torch.distributed joins; ray: actors on Ray."""
+    augment: bool = True
+    """Let network policies see the time and what was earned so far; never in the paper preset or for the mean."""
 
 
 @dataclass(frozen=True, kw_only=True)

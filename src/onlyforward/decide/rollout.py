@@ -73,32 +73,40 @@ def pieces(batch: int) -> list[tuple[int, int]]:
     return [(i * batch // count, batch // count) for i in range(count)]
 
 
-def collect(environment: Environment, policy: NetworkPolicy, key: Key, episodes: int, sharing: Sharing) -> Episodes:
+def pack(run: Episodes) -> Tensor:
+    """Episodes as one tensor [B, T, o + columns + 2], to be sent."""
+    columns = (run.observation, run.action.float(), run.log_prob[..., None], run.reward[..., None])
+    return torch.cat(columns, -1).transpose(0, 1).contiguous()
+
+
+def collect(environment: Environment, policy: NetworkPolicy, key: Key, episodes: int, sharing: Any) -> Episodes:
     """`rollout` of a batch, its pieces spread over workers; every worker gets all of it, bit for bit."""
     parts = pieces(episodes)
-    packed = []
-    for i in sharing.mine(len(parts)):
-        run = rollout(environment, policy, key, parts[i][1], first=parts[i][0])
-        columns = (run.observation, run.action.float(), run.log_prob[..., None], run.reward[..., None])
-        packed.append(torch.cat(columns, -1).transpose(0, 1).contiguous())
-    seen, columns_of_action = environment.observation_size, policy.head.space.columns
-    like = torch.empty(environment.horizon, seen + columns_of_action + 2)
+    if hasattr(sharing, "simulate"):
+        packed = sharing.simulate(environment, policy, key, parts, None)
+    else:
+        packed = [
+            pack(rollout(environment, policy, key, parts[i][1], first=parts[i][0])) for i in sharing.mine(len(parts))
+        ]
+    widths = [environment.observation_size, policy.head.space.columns, 1, 1]
+    like = torch.empty(environment.horizon, sum(widths))
     whole = torch.cat(sharing.gather(packed, [count for _, count in parts], like)).transpose(0, 1)
-    observation, action, log_prob, reward = whole.split([seen, columns_of_action, 1, 1], -1)
+    observation, action, log_prob, reward = whole.split(widths, -1)
     action = action if policy.head.real else action.long()
     discount = environment.gamma ** torch.arange(environment.horizon)
     return Episodes(observation, action, log_prob[..., 0], reward[..., 0], discount)
 
 
-def collect_returns(
-    environment: Environment, policy: Structured, numbers: Any, key: Key, sharing: Sharing
-) -> np.ndarray:
+def collect_returns(environment: Environment, policy: Structured, numbers: Any, key: Key, sharing: Any) -> np.ndarray:
     """`structured_returns` of a batch, its pieces spread over workers: [B]."""
     parts = pieces(len(numbers))
-    own = [
-        torch.from_numpy(structured_returns(environment, policy, numbers[first : first + count], key, first=first))
-        for first, count in (parts[i] for i in sharing.mine(len(parts)))
-    ]
+    if hasattr(sharing, "simulate"):
+        own = sharing.simulate(environment, policy, key, parts, numbers)
+    else:
+        own = [
+            torch.from_numpy(structured_returns(environment, policy, numbers[first : first + count], key, first=first))
+            for first, count in (parts[i] for i in sharing.mine(len(parts)))
+        ]
     like = torch.empty((), dtype=torch.float64)
     return torch.cat(sharing.gather(own, [count for _, count in parts], like)).numpy()
 

@@ -14,12 +14,13 @@ from onlyforward.core.errors import FileError, UsageError
 from onlyforward.core.keys import Key
 from onlyforward.decide.agents.base import Agent
 from onlyforward.decide.agents.make import make_agent
+from onlyforward.decide.envs.augment import AugmentState
 from onlyforward.decide.envs.base import Environment, Reference
 from onlyforward.decide.envs.register import ENVIRONMENTS, make, parse_settings, short
 from onlyforward.decide.evaluate import Evaluation, evaluate
 from onlyforward.decide.objectives import Objective
 from onlyforward.decide.presets import settings
-from onlyforward.run.workers import group
+from onlyforward.decide.remote import sharing
 
 if TYPE_CHECKING:
     from onlyforward.decide.command import DemoOptions, Envs, Evaluate, Policy, Solve, Train
@@ -114,6 +115,13 @@ def simulate_lost_sales(problem: Any, optimum: Any, periods: int, key: Key) -> t
     return float(total.mean()), float(total.std() / np.sqrt(len(total)))
 
 
+def environment_of(options: Train, parameters: dict[str, Any]) -> Environment:
+    """The environment of a training; its state is widened where the objective asks for memory."""
+    environment = make(options.env, preset=options.preset, backend=options.backend, **parameters)
+    risky = options.objective != "mean" and options.agent not in ("params", "reinforce", "ppo")
+    return AugmentState(environment) if options.augment and risky and options.preset != "paper" else environment
+
+
 def objective_of(options: Policy, environment: Environment, **more: Any) -> tuple[Objective, float]:
     """The objective and its level; alpha -1 stands for the environment's own."""
     alpha = environment.alpha if options.alpha == -1.0 else options.alpha
@@ -125,14 +133,14 @@ def objective_of(options: Policy, environment: Environment, **more: Any) -> tupl
 def train(options: Train, context: Context) -> Result:
     """Train one agent per seed, evaluate deterministic and sampled policies, compare with the references."""
     torch.set_num_threads(options.threads)
-    environment = make(options.env, preset=options.preset, backend=options.backend, **parse_settings(options.set))
+    environment = environment_of(options, parse_settings(options.set))
     objective, alpha = objective_of(options, environment, tracker=options.tracker, centred=not options.raw_indicator)
     result = context.result(question=f"How well does {options.agent} do on {environment.id} at alpha = {alpha:g}?")
     rows, finals, solved = [], [], 0
     begin, steps = time.perf_counter(), 0
     reference = best_reference(environment, objective)
     agents = [new_agent(options, environment, objective, seed) for seed in seeds_of(options)]
-    with group(options, context) as workers:
+    with sharing(options, context) as workers:
         for agent in agents:
             agent.sharing = workers
             fit(agent, context, resumable=options.seeds == 1)
@@ -283,7 +291,7 @@ def evaluate_saved(options: Evaluate, context: Context) -> Result:
     saved["set"] = tuple(saved["set"])
     trained = Train(**saved)
     words = {**parse_settings(trained.set), **parse_settings(options.set)}
-    environment = make(trained.env, preset=trained.preset, backend=trained.backend, **words)
+    environment = environment_of(trained, words)
     objective, alpha = objective_of(trained if options.alpha == -1.0 else options, environment)
     agent = new_agent(trained, environment, objective, trained.seed).resume(options.policy)
     result = context.result(question=f"How good is the policy in {options.policy.name} on fresh episodes?")

@@ -103,7 +103,7 @@ class SupplyChain(Environment):
             "demand": noise["demand"],
             "stock": self.zeros(self.echelons, batch) + self.parameters.stock,
             "pipeline": [self.zeros(lead, batch) + promised for lead in self.parameters.leads],
-            "seen": self.zeros(self.history, 4 * self.echelons, batch),
+            "seen": (self.zeros(4 * self.echelons, batch),) * self.history,
         }
 
     def position(self, state: State) -> Array:
@@ -112,8 +112,7 @@ class SupplyChain(Environment):
 
     def observe(self, state: State) -> Array:
         """The last five periods, newest first: [B, 5 * 4 * echelons]."""
-        seen = state["seen"]
-        return seen.reshape(-1, seen.shape[-1]).T
+        return self.xp.concatenate(state["seen"]).T
 
     def advance(self, state: State, action: Array) -> tuple[State, Array]:
         """Arrivals, demand, sales, shipments; rewards [B]."""
@@ -133,8 +132,8 @@ class SupplyChain(Environment):
             ring[place] = units
             pipeline.append(ring)
         reward = self.prices[:-1] * sold - self.prices[1:] * bought - self.lost * lost - self.holding * stock
-        newest = xp.concatenate((stock, lost, sold, orders))[None]
-        seen = xp.concatenate((newest, state["seen"][:-1]))
+        # Kept as a tuple: five periods are joined only when somebody looks.
+        seen = (xp.concatenate((stock, lost, sold, orders)), *state["seen"][:-1])
         after = {"t": t + 1, "demand": state["demand"], "stock": stock, "pipeline": pipeline, "seen": seen}
         return after, reward.sum(0)
 
