@@ -1,0 +1,35 @@
+"""One machine, any non-decreasing cost, up to 1000 jobs: an order, and a proof of how far from optimal it can be."""
+
+from onlyforward.core.lazy import attach
+from onlyforward.run.application import Application, Benchmark
+
+APPLICATION = Application(
+    name="schedule",
+    sentence="Order the jobs of one machine, with a certified bound on how far from optimal the order can be.",
+    options={
+        "solve": "onlyforward.schedule.command:Solve",
+        "bound": "onlyforward.schedule.command:Bound",
+        "verify": "onlyforward.schedule.command:Verify",
+        "generate": "onlyforward.schedule.command:Generate",
+        "train": "onlyforward.schedule.command:Train",
+    },
+    run="onlyforward.schedule.command:run",
+    demo="onlyforward.schedule.command:DEMO",
+    benches={
+        "scheduling": Benchmark(
+            claim="Search with a certificate beats CP-SAT and PyJobShop at equal time; learned starts pay at n >= 500.",
+            options="onlyforward.schedule.command:Bench",
+            run="onlyforward.schedule.bench:run",
+            peers=("ortools", "pyjobshop"),
+        ),
+    },
+)
+
+PUBLIC = {
+    "Jobs": "onlyforward.schedule.jobs",
+    "cost": "onlyforward.schedule.jobs",
+    "solve": "onlyforward.schedule.solve",
+    "check_certificate": "onlyforward.schedule.certificate",
+    "Network": "onlyforward.schedule.network",
+}
+__getattr__, __dir__ = attach(__name__, PUBLIC)
