@@ -8,6 +8,7 @@ from onlyforward.core.lazy import attach
 __version__ = "0.1.0"
 
 PUBLIC = {
+    "solve_schedule": "onlyforward.schedule.pipeline",
     "Key": "onlyforward.core.keys",
     "gradient": "onlyforward.core.estimate",
     "ParameterSearch": "onlyforward.decide.models",

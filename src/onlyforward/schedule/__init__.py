@@ -11,13 +11,12 @@ APPLICATION = Application(
         "bound": "onlyforward.schedule.command:Bound",
         "verify": "onlyforward.schedule.command:Verify",
         "generate": "onlyforward.schedule.command:Generate",
-        "train": "onlyforward.schedule.command:Train",
     },
     run="onlyforward.schedule.command:run",
     demo="onlyforward.schedule.command:DEMO",
     benches={
         "scheduling": Benchmark(
-            claim="Search with a certificate beats CP-SAT and PyJobShop at equal time; learned starts pay at n >= 500.",
+            claim="Search with a certificate against CP-SAT, PyJobShop and dispatching rules at equal wall time.",
             options="onlyforward.schedule.command:Bench",
             run="onlyforward.schedule.bench:run",
             peers=("ortools", "pyjobshop"),
@@ -27,9 +26,9 @@ APPLICATION = Application(
 
 PUBLIC = {
     "Jobs": "onlyforward.schedule.jobs",
-    "cost": "onlyforward.schedule.jobs",
-    "solve": "onlyforward.schedule.solve",
+    "total_cost": "onlyforward.schedule.jobs",
+    "solve": "onlyforward.schedule.pipeline",
     "check_certificate": "onlyforward.schedule.certificate",
-    "Network": "onlyforward.schedule.network",
+    "bound": "onlyforward.schedule.dual",
 }
 __getattr__, __dir__ = attach(__name__, PUBLIC)

@@ -11,8 +11,8 @@ import numpy as np
 
 from onlyforward.core.errors import FileError, OnlyForwardError, UsageError
 from onlyforward.schedule.command import Bound, Instances, Solve
+from onlyforward.schedule.pipeline import solve
 from onlyforward.schedule.read import count, expand, read_instance, read_optima
-from onlyforward.schedule.solve import solve
 
 if TYPE_CHECKING:
     from onlyforward.run.context import Context
@@ -64,7 +64,7 @@ def one(item: Item, options: Solve | Bound) -> dict[str, Any]:
         )
         begin = time.perf_counter()
         if isinstance(options, Bound):
-            from onlyforward.schedule.bound import bound
+            from onlyforward.schedule.dual import bound
 
             found = bound(jobs, time_limit=options.time_limit, K=options.K or None, seed=options.seed)
             cost: Any = int(found["upper_bound"]) if jobs.whole else found["upper_bound"]
@@ -78,7 +78,6 @@ def one(item: Item, options: Solve | Bound) -> dict[str, Any]:
                 seed=options.seed,
                 start=options.start,
                 online=options.online,
-                learn=options.learn,
                 search=options.search,
                 bound=options.bound == "on",
                 gap_limit=options.gap_limit,
@@ -113,7 +112,7 @@ def run(options: Solve | Bound, context: Context) -> Result:
             part = todo[len(rows) : len(rows) + max(1, workers)]
             rows += pool.map(lambda item: one(item, options), part)
             tick(to=len(rows))
-            context.save(len(rows), lambda: ({}, {"rows": rows}))
+            context.save(len(rows), lambda done=tuple(rows): ({}, {"rows": list(done)}))
     result = context.result(question=f"How good are the plans of {len(rows)} instances?")
     result.table("Instances", COLUMNS, [[row.get(name) for name in COLUMNS] for row in rows])
     (summarise_bounds if isinstance(options, Bound) else summarise)(rows, result)

@@ -7,6 +7,7 @@ taken as exact fractions.
 
 from __future__ import annotations
 
+import itertools
 import math
 from bisect import bisect_left, bisect_right
 from fractions import Fraction
@@ -98,7 +99,7 @@ def vertices(
         return set()
     ordered = sorted(t for t in points if low <= t <= high)
     found = set()
-    for a, b in zip(ordered, ordered[1:], strict=False):
+    for a, b in itertools.pairwise(ordered):
         k = max(bisect_left(knots, b + p) - 1, 0)
         bend = 2 * Fraction(coef[k][2]) * scale
         if bend > 0:

@@ -59,12 +59,10 @@ class Solve(Instances):
     """Names of jobs that keep the first positions, comma-separated, in this order."""
     now: float = 0.0
     """Nothing but the fixed jobs starts earlier."""
-    start: Literal["auto", "rules", "edd", "network", "surrogate"] = "auto"
+    start: Literal["auto", "rules", "edd"] = "auto"
     """Where the search begins."""
-    online: Literal["auto", "off", "surrogate", "lr", "control", "plackett-luce"] = "auto"
+    online: Literal["auto", "off", "surrogate", "control"] = "auto"
     """Gradient of the learned starts (auto: surrogate at n > 200, off below)."""
-    learn: Literal["locations", "logits"] = "locations"
-    """What online learning moves: one location per job, or free logits."""
     search: Literal["auto", "none", "descent", "iterated"] = "auto"
     """How far the search goes."""
     span: int = -1
@@ -120,24 +118,6 @@ class Generate(Common):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Train(Common):
-    """Train the window-indexed network on instances with known optimum and on search labels."""
-
-    steps: int = 3000
-    """Optimiser steps."""
-    n_max: int = 200
-    """Most jobs of a training instance."""
-    windows: int = 128
-    """Windows over the horizon."""
-    labels: str = "special,search"
-    """Sources of labels, comma-separated: special, search."""
-    weights: Path | None = None
-    """Write the weights here (safetensors), with a JSON beside them."""
-    minutes: float = 15.0
-    """Stop after so many minutes."""
-
-
-@dataclass(frozen=True, kw_only=True)
 class Bench(BenchOptions):
     """Ours beside CP-SAT, PyJobShop and the rules: quality, certificates, learned starts, gradients, speed."""
 
@@ -158,10 +138,6 @@ def run(options: Any, context: Context) -> Result:
         from onlyforward.schedule.verify import verify
 
         return verify(options, context)
-    if isinstance(options, Train):
-        from onlyforward.schedule.train import train
-
-        return train(options, context)
     if isinstance(options, Generate):
         from onlyforward.schedule.generate import generate
 

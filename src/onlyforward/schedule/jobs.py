@@ -85,6 +85,8 @@ class Jobs:
             raise BadJob(row, "job", f"the name {self.names[row]!r} occurs twice", "Give every job its own name")
         if not given_due and any(name not in WITHOUT_DUE for name in set(self.families)):
             raise UsageError("The column d (due date) is missing", "Add it, or choose --objective weighted-completion")
+        if self.p.astype(float).sum() + float(self.r.max()) >= 2.0**62:
+            raise UsageError("The times add up to more than 2^62", "Use larger units of time")
         knots, coef = self.pieces
         check_monotone(knots, coef, self.names)
         exact = (
@@ -217,9 +219,11 @@ def column(key: str, values: Any, n: int) -> np.ndarray:
     if array.shape != (n,):
         raise UsageError(f"Column {key} has shape {list(array.shape)}", f"It must be [{n}], one number per job")
     if array.dtype == np.float64:
-        wrong = ~np.isfinite(array)
+        wrong = ~(np.abs(array) < 2.0**62)
         if wrong.any():
-            raise BadJob(int(np.argmax(wrong)), key, "the number is not finite", "Correct the number")
+            row = int(np.argmax(wrong))
+            problem = "the number passes 2^62" if np.isfinite(array[row]) else "the number is not finite"
+            raise BadJob(row, key, problem, "Correct the number, or use larger units")
         if (np.abs(array) < 2.0**53).all() and (array == np.rint(array)).all():
             array = array.astype(np.int64)
     elif (np.abs(array) >= 2**62).any():
@@ -228,7 +232,7 @@ def column(key: str, values: Any, n: int) -> np.ndarray:
 
 
 def timetable(jobs: Jobs, sequence: np.ndarray, *, now: Any = 0, head: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Left-shifted starts and completions [n] by job of an order; after the first `head` jobs nothing starts before now."""
+    """Left-shifted starts and completions [n] by job; after the first `head` of the order none starts before now."""
     start = np.zeros_like(jobs.p)
     t = start.dtype.type(0)
     for position, j in enumerate(sequence):
@@ -238,7 +242,7 @@ def timetable(jobs: Jobs, sequence: np.ndarray, *, now: Any = 0, head: int = 0) 
     return start, start + jobs.p
 
 
-def cost(jobs: Jobs, sequence: Sequence[int] | np.ndarray) -> int | float:
+def total_cost(jobs: Jobs, sequence: Sequence[int] | np.ndarray) -> int | float:
     """Cost of an order: sum_j f_j(C_j) of the left-shifted schedule, exact for integer input."""
     order = np.asarray(sequence)
     if sorted(order.tolist()) != list(range(jobs.n)):

@@ -11,9 +11,9 @@ from onlyforward.schedule.kernels import jit
 
 @jit
 def priced(p, r, knots, coef, scale, edges, prices, horizon, cover, integers):
-    """Sum over jobs of min_t scale f(t + p) + U(t + p) - U(t), by running pointers; `cover [K]` gets the machine time
-    that the minimisers use in every bucket.
+    """L(u): sum over jobs of min_t scale f(t + p) + U(t + p) - U(t), minus U(T), by running pointers.
 
+    `cover [K]` gets the machine time that the minimisers use in every bucket.
     Breakpoints are edges, edges - p, knots - p and both ends; between them the function is quadratic, so a convex
     piece adds its vertex (whole neighbours for integers). Left limits need no care: a jump's lower value holds.
     """

@@ -84,7 +84,7 @@ class Problem:
 def make_problem(jobs: Jobs, *, fixed: Sequence[int] = (), now: Any = 0) -> Problem:
     """Take out the frozen head and the jobs whose cost cannot change."""
     head = tuple(fixed)
-    start, end = timetable(jobs, np.array(head, np.int64))
+    _start, end = timetable(jobs, np.array(head, np.int64))
     begin = max(now, max((end[j] for j in head), default=0))
     free = np.setdiff1d(np.arange(jobs.n), np.array(head, np.int64))
     zero = jobs.p.dtype.type(0)

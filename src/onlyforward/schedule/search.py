@@ -141,7 +141,7 @@ def windows(problem: Problem, order: np.ndarray, clock: Clock, report: Report, k
     """Beyond 200 jobs: iterated dynasearch on windows of 200 positions, drawn one after the other."""
     order, step = order.copy(), 0
     size, half = SMALL, SMALL // 2
-    places = list(range(0, max(1, problem.n - size), half)) + [max(0, problem.n - size)]
+    places = [*list(range(0, max(1, problem.n - size), half)), max(0, problem.n - size)]
     while not clock.over:
         shuffled = key.at(site="window", step=step).numpy().permutation(len(places))
         for place in shuffled:

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 from onlyforward.core.errors import FileError, UsageError
 from onlyforward.schedule.command import Bound, Instances, Solve
 from onlyforward.schedule.jobs import Jobs
+from onlyforward.schedule.pipeline import Solution, solve
 from onlyforward.schedule.read import read_instance, read_plan, write_rows
-from onlyforward.schedule.solve import Solution, solve
 
 if TYPE_CHECKING:
     from onlyforward.run.context import Context
@@ -65,7 +65,6 @@ def run(options: Solve | Bound, context: Context) -> Result:
         now=int(options.now) if whole else options.now,
         start=options.start,
         online=options.online,
-        learn=options.learn,
         search=options.search,
         bound=options.bound != "off",
         gap_limit=options.gap_limit,
@@ -133,7 +132,7 @@ def save_certificate(path: Path | None, certificate: dict | None) -> None:
 
 def run_bound(options: Bound, context: Context) -> Result:
     """`schedule bound` of one instance."""
-    from onlyforward.schedule.bound import bound
+    from onlyforward.schedule.dual import bound
 
     jobs = load(options)
     certificate = bound(jobs, time_limit=options.time_limit, K=options.K or None, seed=options.seed)

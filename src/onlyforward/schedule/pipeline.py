@@ -19,8 +19,8 @@ from onlyforward.schedule.certificate import Certificate
 from onlyforward.schedule.jobs import Jobs, timetable
 from onlyforward.schedule.problem import Problem, make_problem
 
-STARTS = ("auto", "rules", "edd", "network", "surrogate")
-ONLINE = ("auto", "off", "surrogate", "lr", "control", "plackett-luce")
+STARTS = ("auto", "rules", "edd")
+ONLINE = ("auto", "off", "surrogate", "control")
 SEARCHES = ("auto", "none", "descent", "iterated")
 warmed: dict[tuple[str, int, bool, bool], float] = {}
 
@@ -132,10 +132,9 @@ class Pricing(threading.Thread):
 
     def run(self) -> None:
         """Rounds of ascent."""
-        from onlyforward.schedule.bound import ascend, make_dual
+        from onlyforward.schedule.dual import ascend, make_dual
 
         while True:
-            began = time.perf_counter()
             order = self.incumbent.order
             sequence = self.incumbent.problem.sequence(order)
             cost = self.incumbent.constant + self.incumbent.cost
@@ -144,7 +143,7 @@ class Pricing(threading.Thread):
             found = dual.certificate()
             if self.certificate is None or found["lower_bound"] > self.certificate["lower_bound"]:
                 self.certificate = found
-            if self.over() or self.incumbent.order is order or time.perf_counter() - began < 0:
+            if self.over() or self.incumbent.order is order:
                 self.done = True
                 return
 
@@ -160,7 +159,6 @@ def solve(
     now: Any = None,
     start: str = "auto",
     online: str = "auto",
-    learn: str = "locations",
     search: str = "auto",
     bound: bool = True,
     gap_limit: float = 0.0,
@@ -180,9 +178,8 @@ def solve(
         initial: a plan to begin with; missing jobs are inserted greedily.
         fixed: job numbers that keep the first positions in this order.
         now: nothing else starts earlier.
-        start: auto, rules, edd, network or surrogate.
-        online: auto, off, surrogate, lr, control or plackett-luce.
-        learn: what online learning moves: locations or logits.
+        start: auto, rules or edd.
+        online: auto, off, surrogate or control.
         search: auto, none, descent or iterated.
         bound: also compute a certified lower bound.
         gap_limit: stop at this certified gap.
@@ -228,10 +225,6 @@ def solve(
     steps = 0
     if problem.n:
         pool = make_starts(problem, initial, start)
-        if start == "network":
-            from onlyforward.schedule.online import network_order
-
-            pool = [network_order(problem)]
         for order in pool:
             incumbent(order, problem.cost(order))
     else:
@@ -245,11 +238,11 @@ def solve(
         if problem.n <= SMALL and search != "descent":
             iterated(problem, pool, clock, incumbent, key, span=span, goal=None if goal is None else goal - constant)
         else:
-            order = descent(problem, incumbent.order, clock, incumbent, span=span)
+            descent(problem, incumbent.order, clock, incumbent, span=span)
             if online != "off" and (online != "auto" or learned_start_pays(problem)) and not clock.over:
                 from onlyforward.schedule.online import learned_starts
 
-                for learned, used in learned_starts(problem, pool, clock, key, method=online, learn=learn):
+                for learned, used in learned_starts(problem, pool, clock, key, method=online):
                     steps += used
                     incumbent(learned, problem.cost(learned))
                     descent(problem, learned, clock, incumbent, span=span)
@@ -317,7 +310,7 @@ def warm(jobs: Jobs, problem: Problem, bound: bool) -> float:
     )  # fmt: skip
     kernels.total(order, *values)
     if bound:
-        from onlyforward.schedule.bound import ascend, make_dual
+        from onlyforward.schedule.dual import ascend, make_dual
         from onlyforward.schedule.pricing import smoothed
 
         dual = make_dual(few, np.arange(3))
@@ -327,3 +320,7 @@ def warm(jobs: Jobs, problem: Problem, bound: bool) -> float:
             smoothed(*dual.floats, dual.edges.astype(float), dual.width, float(dual.horizon), 1.0, dual.width.copy())
     warmed[shape] = time.perf_counter() - began
     return warmed[shape]
+
+
+solve_schedule = solve
+"""The name under which `import onlyforward as of` offers it: `of.solve_schedule`."""

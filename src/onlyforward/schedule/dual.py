@@ -244,7 +244,7 @@ def bound(
     """
     began = time.perf_counter()
     if upper is None:
-        from onlyforward.schedule.solve import solve
+        from onlyforward.schedule.pipeline import solve
 
         upper = solve(jobs, time_limit=time_limit / 3, seed=seed, bound=False, online="off").sequence
     dual = make_dual(jobs, upper, k=K)

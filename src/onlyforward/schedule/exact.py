@@ -1,0 +1,30 @@
+"""Exact gradient of the expected cost of a random order, by enumerating every choice of windows: tiny problems only."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from onlyforward.schedule.problem import Problem
+
+
+def exact_gradient(problem: Problem, logits: Tensor, scale: float = 1.0) -> Tensor:
+    """d/dlogits of E[cost of sort(tau)] / scale, ties broken uniformly: [n, W]; W^n choices times tied orders."""
+    leaf = logits.clone().requires_grad_()
+    x = leaf.softmax(1)
+    total = torch.zeros((), dtype=logits.dtype)
+    rows = range(problem.n)
+    memo: dict[tuple[int, ...], float] = {}
+    for choice in itertools.product(range(logits.shape[1]), repeat=problem.n):
+        groups = [[j for j in rows if choice[j] == t] for t in sorted(set(choice))]
+        orders = [sum(parts, ()) for parts in itertools.product(*(itertools.permutations(group) for group in groups))]
+        for order in orders:
+            if order not in memo:
+                memo[order] = float(problem.cost(np.array(order)))
+        mean = sum(memo[order] for order in orders) / len(orders) / scale
+        total = total + mean * torch.stack([x[j, t] for j, t in zip(rows, choice, strict=True)]).prod()
+    (found,) = torch.autograd.grad(total, leaf)
+    return found
