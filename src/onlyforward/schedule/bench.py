@@ -98,7 +98,7 @@ def bounds(options: Bench, context: Context, result: Result) -> None:
 
 
 def learned(options: Bench, context: Context, result: Result) -> None:
-    """Start ablation at n = 1000: the rules' start alone against learned starts as well, at equal time, per instance."""
+    """Start ablation at n = 1000: rules alone against learned starts as well, at equal time, per instance."""
     limit = options.time_limit or 10.0
     rows = []
     for name, jobs, best in large(options.quick):
@@ -117,7 +117,7 @@ def learned(options: Bench, context: Context, result: Result) -> None:
 
 
 def gradients(options: Bench, context: Context, result: Result) -> None:
-    """Likelihood ratio with and without the surrogate, against exact enumeration at n = 5, W = 4; variance at n = 50."""
+    """Likelihood ratio with and without the surrogate, against enumeration at n = 5, W = 4; variance at n = 50."""
     import torch
 
     from onlyforward.schedule.exact import exact_gradient

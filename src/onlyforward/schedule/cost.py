@@ -189,7 +189,8 @@ def check_monotone(knots: np.ndarray, coef: np.ndarray, names: Sequence[str]) ->
     end = value[:, :-1] + length * (slope[:, :-1] + length * curvature[:, :-1])
     wrong = (slope < 0) & used
     wrong[:, :-1] |= order | ((slope[:, :-1] + 2 * length * curvature[:, :-1] < -1e-9) & used[:, 1:])
-    wrong[:, :-1] |= used[:, 1:] & (value[:, 1:] < end - 1e-9 * np.abs(end))
+    # A fall at a knot is the knot's own, not that of the piece before it.
+    wrong[:, 1:] |= used[:, 1:] & (value[:, 1:] < end - 1e-9 * np.abs(end))
     last = used.sum(1) - 1
     rows = np.arange(len(knots))
     wrong[rows, last] |= curvature[rows, last] < 0

@@ -132,7 +132,7 @@ def make_dual(
 
 
 def warm_price(dual: Dual, sequence: np.ndarray) -> np.ndarray:
-    """[K] the incumbent read backwards: the price rises by a job's marginal cost over its processing; 0 at idle gaps."""
+    """[K] the incumbent read backwards: the price rises by marginal cost over processing; 0 at idle gaps."""
     jobs = dual.jobs
     start, end = timetable(jobs, sequence, now=dual.now, head=len(dual.fixed))
     linear = (jobs.pieces[1][..., 1] > 0).any()
