@@ -10,6 +10,7 @@ APPLICATION = Application(
         "solve": "onlyforward.schedule.command:Solve",
         "bound": "onlyforward.schedule.command:Bound",
         "verify": "onlyforward.schedule.command:Verify",
+        "train": "onlyforward.schedule.command:Train",
         "generate": "onlyforward.schedule.command:Generate",
     },
     run="onlyforward.schedule.command:run",

@@ -104,6 +104,26 @@ class Verify(Instances):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Train(Common):
+    """Train the start network on generated instances; `onlyforward resume DIR` continues."""
+
+    steps: int = 3000
+    """Optimiser steps."""
+    n_max: int = 200
+    """Jobs of the largest training instance."""
+    windows: int = 128
+    """Start windows of the output."""
+    labels: str = "special,search"
+    """special (optimum by construction), search (random instances with a searched order), or both."""
+    loss: str = "ce,surrogate"
+    """ce (cross-entropy with the label), surrogate (expected cost), or both."""
+    weights: Path | None = None
+    """Where the safetensors file goes, with its JSON beside it (also in --out)."""
+    minutes: float = 0.0
+    """Stop after so long (0: never); the result then depends on the machine."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Generate(Common):
     """Write instances: wt, release, certified, certified-wt, blocks or plant."""
 
@@ -142,6 +162,10 @@ def run(options: Any, context: Context) -> Result:
         from onlyforward.schedule.generate import generate
 
         return generate(options, context)
+    if isinstance(options, Train):
+        from onlyforward.schedule.train import train
+
+        return train(options, context)
     if isinstance(options, Solve) and not options.files:
         from onlyforward.schedule.demo import demo
 

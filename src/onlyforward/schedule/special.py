@@ -1,7 +1,8 @@
 """Instances whose optimum is proven by construction (LP duality of the time-indexed model; derived).
 
-With U(t) the integral of a price u >= 0: if c_j(t) >= v_j - (U(t + p_j) - U(t)) for all t, with equality at the drawn
-start S_j, the drawn sequence is optimal. These instances have no integrality gap: real ones are harder.
+With U(t) the integral of a price u >= 0: if c_j(t) >= v_j - (U(t + p_j) - U(t)) for all t >= r_j, with equality at the
+drawn start S_j, the drawn sequence is optimal. These have no integrality gap: real instances are harder. `blocks`
+instead concatenates small instances that are solved exactly, and looks decomposable.
 """
 
 from __future__ import annotations
@@ -9,58 +10,85 @@ from __future__ import annotations
 import numpy as np
 
 from onlyforward.core.keys import Key
-from onlyforward.schedule.cost import Table
+from onlyforward.schedule.cost import Piecewise
 from onlyforward.schedule.jobs import Jobs, timetable
 
 Special = tuple[Jobs, int, np.ndarray]
 """Instance, optimum, an optimal sequence."""
 
 
-def tardiness(n: int, key: Key) -> Special:
-    """Weighted tardiness from a convex falling price: tardy jobs weigh u(S) - u(C); just-in-time ones at least that."""
+def tardiness(n: int, key: Key, *, parts: int = 1) -> Special:
+    """Weighted tardiness from prices that are convex and fall to 0 within each of `parts` busy periods.
+
+    A tardy job weighs u(S) - u(C); a just-in-time one (d = C) at least that. With several periods there are idle gaps
+    at price 0 between them, and releases anywhere in [start of the period, S_j].
+    """
     draw = key.numpy()
     p, sequence = draw.integers(1, 101, n), draw.permutation(n)
-    _start, end = timetable(Jobs(p, cost="weighted-completion"), sequence)
-    # u is linear over each job and convex over all: the slopes w/p fall from first to last.
-    rate = np.sort(draw.gamma(0.7, 0.2, n))[::-1]
-    weight = np.zeros(n, np.int64)
-    due = np.zeros(n, np.int64)
-    just = draw.random(n) < draw.uniform(0.1, 0.7)
-    # Integer weights with falling w/p: floor against the running minimum of the ratios.
-    bar = np.inf
-    for position, j in enumerate(sequence):
-        exact = min(rate[position], bar) * p[j]
-        weight[j] = int(np.floor(exact))
-        # The true price slope over this job is w/p; a just-in-time job may weigh more.
-        bar = weight[j] / p[j]
-        due[j] = end[j] if just[j] else draw.integers(0, end[j])
-        if just[j]:
-            weight[j] += draw.integers(0, 5)
-    jobs = Jobs(p, weight=weight, due=due)
-    return jobs, int(jobs.costs(end).sum()), sequence
+    weight, due, r = np.zeros(n, np.int64), np.zeros(n, np.int64), np.zeros(n, np.int64)
+    share = draw.uniform(0.1, 0.7)
+    begin = 0
+    for part in np.array_split(sequence, min(parts, n)):
+        end = begin + np.cumsum(p[part])
+        # u is linear over each job and convex over the period: the ratios w/p fall from first to last, also rounded.
+        rate, bar = np.sort(draw.gamma(0.7, 0.2, len(part)))[::-1], np.inf
+        for position, j in enumerate(part):
+            weight[j] = int(np.floor(min(rate[position], bar) * p[j]))
+            bar = weight[j] / p[j]
+        just = draw.random(len(part)) < share
+        due[part] = np.where(just, end, begin + draw.integers(0, end - begin))
+        weight[part] += just * draw.integers(0, 5, len(part))
+        if parts > 1:
+            r[part] = begin + draw.integers(0, end - p[part] - begin + 1)
+            r[part[0]] = begin
+        begin = int(end[-1]) + int(draw.integers(0, 1 + 20 * n // parts))
+    jobs = Jobs(p, r=r, weight=weight, due=due)
+    return jobs, int(jobs.costs(timetable(jobs, sequence)[1]).sum()), sequence
 
 
-def any_cost(n: int, key: Key, *, windows: int = 32) -> Special:
-    """Any non-decreasing cost, as a table: the running maximum of v - (U(t + p) - U(t)), clipped before the start."""
+def any_cost(n: int, key: Key, *, parts: int = 1, windows: int = 32) -> Special:
+    """Any non-decreasing cost, as steps: the running maximum of v - (U(t + p) - U(t)), clipped before the start.
+
+    Prices fall within each of `parts` busy periods and are 0 in the gaps; releases as in `tardiness`. Steps end at
+    `windows` common times and at the job's own completion, which keeps the equality there.
+    """
     draw = key.numpy()
     p, sequence = draw.integers(1, 31, n), draw.permutation(n)
-    start, end = timetable(Jobs(p, cost="weighted-completion"), sequence)
-    total = int(p.sum())
-    price = np.sort(draw.integers(0, 50, total))[::-1]
+    r, begin, pieces = np.zeros(n, np.int64), 0, []
+    for part in np.array_split(sequence, min(parts, n)):
+        end = begin + np.cumsum(p[part])
+        gap = int(draw.integers(0, 1 + 10 * n // parts)) if parts > 1 else 0
+        if parts > 1:
+            r[part] = begin + draw.integers(0, end - p[part] - begin + 1)
+            r[part[0]] = begin
+        pieces += [np.sort(draw.integers(0, 50, int(end[-1]) - begin))[::-1], np.zeros(gap, np.int64)]
+        begin = int(end[-1]) + gap
+    start, end = timetable(Jobs(p, r=r, cost="weighted-completion"), sequence)
+    price = np.concatenate([*pieces, np.zeros(int(r.max()) + int(p.sum()), np.int64)])
+    horizon = int(r.max() + p.sum())
     integral = np.concatenate([[0], np.cumsum(price)])
-    ends = np.arange(1, total + 1)
-    c = np.zeros((n, total), np.int64)
+    common = np.unique(np.linspace(0, horizon, windows + 1)[1:].astype(np.int64))
+    knots, value = np.zeros((n, len(common) + 1), np.int64), np.zeros((n, len(common) + 1), np.int64)
     for j in range(n):
-        t = np.arange(0, total - p[j] + 1)
-        g = -(integral[t + p[j]] - integral[t])
-        v = draw.integers(0, 200) - g[start[j]]
-        g = np.maximum(g + v, 0)
-        slack = draw.integers(0, 20, len(t)) * (t != start[j])
-        cost = np.maximum.accumulate(g + slack)
-        cost = np.where(t <= start[j], np.minimum(cost, g[start[j]]), cost)
-        c[j, p[j] - 1 :] = cost
-    jobs = Jobs(p, cost=Table(c, ends))
+        t = np.arange(r[j], horizon - p[j] + 1)
+        g = draw.integers(0, 200) + integral[start[j] + p[j]] - integral[start[j]] - integral[t + p[j]] + integral[t]
+        at = start[j] - r[j]
+        cost = np.maximum.accumulate(np.maximum(g, 0) + draw.integers(0, 20, len(t)) * (np.arange(len(t)) != at))
+        cost[: at + 1] = np.minimum(cost[: at + 1], g[at])
+        ends = np.sort(np.append(common, end[j]))
+        knots[j, 1:] = ends[:-1]
+        value[j] = cost[np.clip(ends - p[j] - r[j], 0, len(t) - 1)]
+    coef = np.zeros((*knots.shape, 3), np.int64)
+    coef[..., 0] = value
+    jobs = Jobs(p, r=r, cost=Piecewise(knots, coef))
     return jobs, int(jobs.costs(end).sum()), sequence
+
+
+def with_releases(n: int, key: Key) -> Special:
+    """`tardiness` or `any_cost` with two to five busy periods, idle gaps between them and releases."""
+    draw = key.at(site=f"{key.site} parts").numpy()
+    make = tardiness if draw.random() < 0.5 else any_cost
+    return make(n, key, parts=int(draw.integers(2, 6)))
 
 
 def blocks(n: int, key: Key, *, size: int = 7) -> Special:
