@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -156,8 +156,10 @@ def warm_price(dual: Dual, sequence: np.ndarray) -> np.ndarray:
     return np.diff(at) / dual.width
 
 
-def smooth_ascent(dual: Dual, prices: np.ndarray, upper: float, over: Callable[[], bool]) -> np.ndarray:
-    """L-BFGS on the smoothed dual in the variables u sqrt(width), with falling smoothing."""
+def smooth_stages(
+    dual: Dual, prices: np.ndarray, upper: float, over: Callable[[], bool]
+) -> Iterator[tuple[float, np.ndarray]]:
+    """L-BFGS on the smoothed dual in the variables u sqrt(width): smoothing and prices after each of THETAS."""
     minimize = require("scipy.optimize", "schedule").minimize
     edges = dual.edges.astype(float)
     root = np.sqrt(dual.width)
@@ -169,13 +171,13 @@ def smooth_ascent(dual: Dual, prices: np.ndarray, upper: float, over: Callable[[
         """The time is over."""
 
     for theta in THETAS:
+        smooth = theta * upper / len(dual.free)
 
-        def negative(x: np.ndarray, theta: float = theta) -> tuple[float, np.ndarray]:
+        def negative(x: np.ndarray, smooth: float = smooth) -> tuple[float, np.ndarray]:
             if over():
                 raise Enough
             gradient = np.zeros(len(x))
             u = np.maximum(x, 0) * size / root
-            smooth = theta * upper / len(dual.free)
             bound = smoothed(*dual.floats, edges, u, float(dual.horizon), smooth, gradient)
             dual.iterations += 1
             return -bound / scale, -gradient * size / root / scale
@@ -185,10 +187,10 @@ def smooth_ascent(dual: Dual, prices: np.ndarray, upper: float, over: Callable[[
                 negative, x, jac=True, method="L-BFGS-B", bounds=[(0, None)] * len(x), options={"maxiter": STEPS}
             )
         except Enough:
-            break
+            return
         x = np.maximum(found.x, 0)
         dual.value(x * size / root)
-    return dual.prices if dual.prices is not None else prices
+        yield smooth, x * size / root
 
 
 def polish(dual: Dual, target: Callable[[], float], over: Callable[[], bool], memory: float = 0.8) -> None:
@@ -221,7 +223,8 @@ def ascend(dual: Dual, sequence: np.ndarray, upper: float, over: Callable[[], bo
     dual.value(warm)
     gap = float(upper) - float(dual.head)
     if len(dual.free) > 200 and gap > 0 and not over():
-        smooth_ascent(dual, warm, gap, over)
+        for _ in smooth_stages(dual, warm, gap, over):
+            pass
     polish(dual, lambda: float(upper), over)
 
 

@@ -22,6 +22,8 @@ from onlyforward.schedule.problem import Problem, make_problem
 STARTS = ("auto", "rules", "edd")
 ONLINE = ("auto", "off", "surrogate", "control")
 SEARCHES = ("auto", "none", "descent", "iterated")
+ROUNDS = 3
+"""Ascents of the priced starts, each from the incumbent that the one before left."""
 warmed: dict[tuple[str, int, bool, bool], float] = {}
 
 
@@ -239,6 +241,8 @@ def solve(
             iterated(problem, pool, clock, incumbent, key, span=span, goal=None if goal is None else goal - constant)
         else:
             descent(problem, incumbent.order, clock, incumbent, span=span)
+            if start == "auto":
+                priced_search(jobs, problem, constant, moment, clock, incumbent, span)
             if online != "off" and (online != "auto" or learned_start_pays(problem)) and not clock.over:
                 from onlyforward.schedule.online import learned_starts
 
@@ -264,6 +268,29 @@ def solve(
         jobs, cost.item(), min(least, cost.item()), status, clock.elapsed, warmup, sequence, began, ended, certificate,
         incumbent.trace, begun, clock.kicks, steps,
     )  # fmt: skip
+
+
+def priced_search(
+    jobs: Jobs, problem: Problem, constant: Any, now: Any, clock: Any, incumbent: Incumbent, span: int | None
+) -> None:
+    """Rounds of priced starts, each descended, from the newest incumbent, until a round brings nothing."""
+    from onlyforward.schedule.priced import priced_orders
+    from onlyforward.schedule.search import descent
+
+    for _ in range(ROUNDS):
+        before = incumbent.cost
+        until = clock.left / 2
+
+        def over(until: float = until) -> bool:
+            return bool(clock.over or clock.left < until)
+
+        orders = priced_orders(jobs, problem, incumbent.order, constant + before, now, over)
+        for order in orders:
+            descent(problem, order, clock, incumbent, span=span)
+            if clock.over:
+                return
+        if incumbent.cost >= before:
+            return
 
 
 def learned_start_pays(problem: Problem) -> bool:
@@ -294,7 +321,7 @@ def warm(jobs: Jobs, problem: Problem, bound: bool) -> float:
     if shape in warmed:
         return 0.0
     began = time.perf_counter()
-    from onlyforward.schedule import kernels, search
+    from onlyforward.schedule import kernels, search, wide
 
     few = Jobs(np.ones(3, jobs.p.dtype) * 2, due=np.ones(3, jobs.p.dtype), weight=np.ones(3, jobs.p.dtype) * 1)
     if not jobs.whole:
@@ -309,15 +336,19 @@ def warm(jobs: Jobs, problem: Problem, bound: bool) -> float:
         np.zeros((1, 10, 2)), np.array([6]), 5, small.p.dtype.type(-1),
     )  # fmt: skip
     kernels.total(order, *values)
-    if bound:
+    if bound or jobs.n > search.SMALL:
         from onlyforward.schedule.dual import ascend, make_dual
-        from onlyforward.schedule.pricing import smoothed
+        from onlyforward.schedule.pricing import smoothed, soft_starts
 
         dual = make_dual(few, np.arange(3))
         ascend(dual, np.arange(3), 10.0, lambda: dual.iterations > 4)
         dual.certificate()
-        if jobs.n > 200:
-            smoothed(*dual.floats, dual.edges.astype(float), dual.width, float(dual.horizon), 1.0, dual.width.copy())
+        if jobs.n > search.SMALL:
+            edges, end = dual.edges.astype(float), float(dual.horizon)
+            smoothed(*dual.floats, edges, dual.width, end, 1.0, dual.width.copy())
+            soft_starts(*dual.floats, edges, dual.width, end, 1.0, np.array([0.5]), np.empty((2, 3)))
+            if jobs.whole and not problem.released:
+                wide.improve_wide(order, *values, 2, np.zeros((4, 5), np.int64))
     warmed[shape] = time.perf_counter() - began
     return warmed[shape]
 

@@ -146,3 +146,45 @@ def smoothed(p, r, knots, coef, edges, prices, horizon, theta, gradient):
         run += beyond[k]
         gradient[k] += run * width[k]
     return answer
+
+
+@jit
+def soft_starts(p, r, knots, coef, edges, prices, horizon, theta, alphas, keys):
+    """Keys [1 + A, n] under the prices: mean and quantiles of a job's start, drawn among the edges by exp(-g/theta)."""
+    n, buckets = len(p), len(prices)
+    integral = np.zeros(buckets + 1)
+    for k in range(buckets):
+        integral[k + 1] = integral[k] + prices[k] * (edges[k + 1] - edges[k])
+    g = np.empty(buckets)
+    for j in range(n):
+        pj = p[j]
+        first, b, piece, many = 0, 0, 0, 0
+        least = np.inf
+        while first < buckets - 1 and edges[first] < r[j]:
+            first += 1
+        for k in range(first, buckets):
+            t = edges[k]
+            if t + pj > horizon and many > 0:
+                break
+            while b + 1 < buckets and edges[b + 1] <= t + pj:
+                b += 1
+            while piece + 1 < knots.shape[1] and knots[j, piece + 1] < t + pj:
+                piece += 1
+            x = t + pj - knots[j, piece]
+            h = coef[j, piece, 0] + x * (coef[j, piece, 1] + x * coef[j, piece, 2])
+            g[many] = h + integral[b] + prices[b] * (t + pj - edges[b]) - integral[k]
+            least = min(least, g[many])
+            many += 1
+        total, mean = 0.0, 0.0
+        for q in range(many):
+            gap = (g[q] - least) / theta
+            g[q] = math.exp(-gap) if gap < 30.0 else 0.0
+            total += g[q]
+            mean += g[q] * edges[first + q]
+        keys[0, j] = mean / total
+        run, q = 0.0, 0
+        for a in range(len(alphas)):
+            while q < many - 1 and run + g[q] < alphas[a] * total:
+                run += g[q]
+                q += 1
+            keys[1 + a, j] = edges[first + q]

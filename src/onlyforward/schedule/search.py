@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from onlyforward.core.keys import Key
-from onlyforward.schedule import kernels
+from onlyforward.schedule import kernels, wide
 from onlyforward.schedule.problem import Problem
 
 PATIENCE = 200
@@ -20,6 +20,8 @@ RESTART = 2000
 SMALL = 200
 """Jobs up to which the whole order is kicked; beyond, windows of this length."""
 RELEASE_SPAN = 60
+MOST_CELLS = 8_000_000
+"""Cells of the table of shifted costs: 64 MB."""
 
 
 @dataclass
@@ -74,15 +76,32 @@ def arrays(problem: Problem) -> tuple[Any, ...]:
 def descent(
     problem: Problem, order: np.ndarray, clock: Clock, report: Report, *, span: int | None = None
 ) -> np.ndarray:
-    """Dynasearch to a local optimum; beyond 200 jobs swaps of span 60 first, full-span swaps afterwards."""
+    """Dynasearch to a local optimum; beyond 200 jobs insertions first, then passes of all moves by tabulated sums."""
     order = order.copy()
     insertion, swap = spans(problem, span)
-    for width in (min(swap, 60), swap) if problem.n > SMALL else (swap,):
+    tabulated = table_of(problem) if problem.n > SMALL and swap == problem.n and not problem.released else None
+    if tabulated is not None:
         while not clock.over:
-            if kernels.descend(order, *arrays(problem), problem.released, insertion, width, 2) >= 0:
-                break
-        report(order, problem.cost(order))
+            if kernels.descend(order, *arrays(problem), False, insertion, 0, 8) >= 0:
+                report(order, problem.cost(order))
+                if wide.improve_wide(order, *arrays(problem), *tabulated) >= 0:
+                    break
+    else:
+        for width in (min(swap, 60), swap) if problem.n > SMALL else (swap,):
+            while not clock.over:
+                if kernels.descend(order, *arrays(problem), problem.released, insertion, width, 2) >= 0:
+                    break
+    report(order, problem.cost(order))
     return order
+
+
+def table_of(problem: Problem) -> tuple[int, np.ndarray] | None:
+    """Longest processing time and an empty table for `improve_wide`; None for fractions or where it grows too large."""
+    if problem.p.dtype != np.int64:
+        return None
+    longest = int(problem.p.max())
+    cells = (problem.n + 1) * (2 * longest + 1)
+    return (longest, np.zeros((problem.n + 1, 2 * longest + 1), np.int64)) if cells <= MOST_CELLS else None
 
 
 def iterated(
