@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -87,6 +87,11 @@ class Dataset:
     lengths_test: Tensor | None = None
     texts_train: tuple[str, ...] = ()
     texts_test: tuple[str, ...] = ()
+
+    def to(self, device: str) -> Dataset:
+        """The same set with every tensor on a device."""
+        moved = {f.name: v.to(device) for f in fields(self) if hasattr(v := getattr(self, f.name), "device")}
+        return replace(self, **moved, masks={name: mask.to(device) for name, mask in self.masks.items()})
 
     @property
     def shape(self) -> tuple[int, ...]:

@@ -71,6 +71,20 @@ class Objective:
         loss = loss.float() if loss.dtype in (torch.float16, torch.bfloat16) else loss
         return loss.reshape(copies, data, *loss.shape[1:])
 
+    def row_losses(self, output: Tensor, index: Tensor) -> Tensor:
+        """Losses [R] of rows that belong to the data `index` [R]."""
+        loss = self.loss_fn(output, picked(self.target, index))
+        if loss.shape != index.shape:
+            raise UsageError(f"The loss has shape {list(loss.shape)}", "An allocation needs one loss per datum")
+        return loss.float() if loss.dtype in (torch.float16, torch.bfloat16) else loss
+
+
+def picked(target: Any, index: Tensor) -> Any:
+    """The target of rows that belong to the data `index`."""
+    if isinstance(target, (tuple, list)):
+        return type(target)(picked(item, index) for item in target)
+    return target[index] if isinstance(target, Tensor) else target
+
 
 def repeat_target(target: Any, copies: int) -> Any:
     """The target of n copies."""

@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from onlyforward.core.checks import check_range
-from onlyforward.core.directions import direction
-from onlyforward.nn.activations import LossFn, run_site
+from onlyforward.nn.activations import LossFn
 from onlyforward.nn.engine import LikelihoodRatio
-from onlyforward.nn.law import measured_kappa, needed_directions, predicted_cosine
-from onlyforward.nn.noise import SiteNoise
+from onlyforward.nn.law import needed_directions, predicted_cosine
+from onlyforward.nn.pilots import FEWEST, flat_gradient, site_kappa
+from onlyforward.nn.rules import NORMS
 from onlyforward.nn.sites import Call, Site
 from onlyforward.nn.state import Started
 
-ROUNDS, PILOT, MOST = 16, 32, 256
-"""Independent pilot estimates per site, the fewest and the most copies of each (an eighth of D in between)."""
+ROUNDS = 16
+"""Independent pilot estimates per site."""
 CHECKED = {8: 64, 32: 48, 128: 16}
 """Copies at which the law is compared with measurement -> independent estimates of each."""
 TRUTH = 4096
@@ -38,11 +37,12 @@ class SiteAdvice:
         parameters: P of the module.
         kappa: data whose gradients add up, between 0 and b.
         noise: chosen kind of noise.
-        option: "activation", or "weights" where noise on the weights is cheaper.
+        option: where noise costs least: "activation", "channel" (a norm's scale and shift) or "weights".
         copies: n for the target cosine.
         cosine: predicted at n.
         suffix: share of the network's multiply-accumulates behind the site.
         cost: of its copies in steps of backpropagation.
+        module: path of the module, for a plan.
         checks: (copies, predicted, measured) where asked for.
     """
 
@@ -57,6 +57,7 @@ class SiteAdvice:
     cosine: float
     suffix: float
     cost: float
+    module: str
     checks: tuple[tuple[int, float, float], ...] = ()
 
 
@@ -106,7 +107,7 @@ def advise(
         UsageError: a cosine outside 0..1, or what `LikelihoodRatio` refuses.
     """
     check_range(target_cosine, name="the target cosine", low=0.0, high=0.9999, open_low=True)
-    engine = LikelihoodRatio(model, copies=PILOT, seed=seed)
+    engine = LikelihoodRatio(model, copies=FEWEST, seed=seed)
     given = inputs if isinstance(inputs, tuple) else (inputs,)
     with engine.started(loss_fn, *given, target) as begun:
         rows = tuple(site_advice(engine, begun, call, site, target_cosine, check=check) for call, site in begun.places)
@@ -141,15 +142,8 @@ def site_advice(
     memory = engine.memory[site.path]
     paired = bool(memory.paired)
     dimension = site.clean[0].numel()
-    width = 1 << max(0, dimension - 1).bit_length()
-    pilot = min(MOST, max(PILOT, dimension // 8 * 2))
-    pilot = min(pilot, max(2, width // 2)) if memory.noise == "hadamard" else pilot
-    estimates = [flat_gradient(engine, begun, site, pilot, f"pilot{k}") for k in range(ROUNDS)]
-    signal, spread = moments(estimates)
-    drawn = pilot // 2 if paired else pilot
     per_direction = 2 if paired else 1
-    kappa = measured_kappa(signal, spread, memory.noise, dimension, drawn)
-    kappa = min(max(kappa, 1e-3), float(begun.data))
+    kappa = site_kappa(engine, begun, site, rounds=ROUNDS)
     directions = needed_directions(memory.noise, dimension, kappa, target)
     parameters = sum(p.numel() for p in call.module.parameters())
     costs = engine.costs
@@ -157,6 +151,11 @@ def site_advice(
     behind = costs.suffix[site.path] / max(costs.forward, 1.0)
     own = costs.pull[site.path] / max(costs.forward, 1.0)
     copies, option, price = directions * per_direction, "activation", directions * per_direction * behind / 3
+    if isinstance(call.module, NORMS) and call.module.weight is not None and not site.shared:
+        # One scale and one shift a channel, per datum: D = 2C. Kappa is taken to be that of the activations.
+        narrow = needed_directions(memory.noise, 2 * call.module.weight.numel(), kappa, target) * per_direction
+        if narrow < copies:
+            copies, option, price = narrow, "channel", narrow * behind / 3
     shared = needed_directions("gaussian", max(parameters, 1), 1.0, target) * per_direction
     if not site.shared and shared * (behind + own) / 3 < price:
         copies, option, price = shared, "weights", shared * (behind + own) / 3
@@ -174,6 +173,7 @@ def site_advice(
         predicted,
         behind,
         price,
+        call.path.partition("#")[0],
         checks,
     )
 
@@ -193,38 +193,3 @@ def checked(
         directions = copies // 2 if paired else copies
         rows.append((copies, predicted_cosine(noise, dimension, directions, kappa), measured))
     return tuple(rows)
-
-
-def flat_gradient(
-    engine: LikelihoodRatio,
-    begun: Started,
-    site: Site,
-    copies: int,
-    name: str,
-    *,
-    kind: str = "",
-    paired: bool | None = None,
-) -> Tensor:
-    """One estimate of the gradient that a site gives to its module, flat."""
-    memory = engine.memory[site.path]
-    pairs = bool(memory.paired) if paired is None else paired
-    key = begun.key.at(site=f"advise/{site.path}/{name}")
-    drawn = copies // 2 if pairs else copies
-    noise = SiteNoise(direction(kind or memory.noise), key, drawn, engine.noise_shape(site), memory.sigma, site.clean)
-    probe = run_site(
-        engine.walk, begun.tape, site, noise, begun.objective, begun.clean, paired=pairs, stack=engine.stack
-    )
-    weight = engine.credited(begun.tape, site.call, site, engine.weights(probe))
-    found = site.pull(probe.delta(weight) / begun.data)
-    return torch.cat([found[key].reshape(-1) for key in sorted(found)])
-
-
-def moments(estimates: Sequence[Tensor]) -> tuple[float, float]:
-    """|g|^2 without bias, and the total variance of one estimate, from independent estimates."""
-    stacked = torch.stack(list(estimates)).double()
-    count = len(stacked)
-    total = stacked.sum(0)
-    squares = float(stacked.square().sum())
-    signal = (float(total.square().sum()) - squares) / (count * (count - 1))
-    spread = float((stacked - total / count).square().sum()) / (count - 1)
-    return signal, spread

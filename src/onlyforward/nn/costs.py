@@ -33,6 +33,14 @@ class Costs:
         """Full forward runs of the batch that one step equals, the clean one included; `runs`: copies per site."""
         return 1.0 + sum(n * self.suffix[site] for site, n in runs.items()) / max(self.forward, 1.0)
 
+    def jointly(self, leads: Sequence[str], copies: int) -> tuple[float, float]:
+        """Forward runs, and cost over backpropagation, where a group of sites runs from its first one, its lead, on.
+
+        Local rules then take the rows of every copy.
+        """
+        runs = self.forwards(dict.fromkeys(leads, copies))
+        return runs, (runs + copies * sum(self.pull.values()) / max(self.forward, 1.0)) / 3
+
     def over_backprop(self, runs: Mapping[str, int]) -> float:
         """Multiply-accumulates of one step over those of backpropagation, which is three forward runs."""
         pulls = sum(self.pull[site] for site in runs) / max(self.forward, 1.0)

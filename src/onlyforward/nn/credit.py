@@ -8,12 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from onlyforward.core.errors import UsageError
 from onlyforward.nn.sites import Call, Site
+
+if TYPE_CHECKING:
+    from onlyforward.nn.engine import LikelihoodRatio
+    from onlyforward.nn.walk import Tape
 
 
 def edges_of(call: Call) -> Tensor | None:
@@ -109,3 +114,13 @@ def position_credit(credit: object, losses: Tensor) -> PositionCredit:
             )
         return PositionCredit(credit)
     return PositionCredit(torch.ones(count, count) if credit == "none" else causal(count))
+
+
+def credited(engine: LikelihoodRatio, tape: Tape, call: Call, site: Site, weight: Tensor) -> Tensor:
+    """Weights by loss -> weights by noise."""
+    if weight.dim() == 3:
+        assert engine.position_credit is not None
+        return engine.position_credit.shared_out(weight, site)
+    if engine.graph_credit is None or site.shared:
+        return weight
+    return engine.graph_credit.shared_out(weight, hops_behind(tape.calls, call))

@@ -22,21 +22,27 @@ from onlyforward.core.keys import Key
 from onlyforward.nn.activations import Group, LossFn, Objective, SiteProbe, run_site
 from onlyforward.nn.cache import CACHES, Ledger, RunningNoise, site_noise
 from onlyforward.nn.choices import RECHECK, choose_noise, choose_pairing
+from onlyforward.nn.clean import check_flow, clean_losses
 from onlyforward.nn.costs import Costs, count_costs
-from onlyforward.nn.credit import GraphCredit, PositionCredit, edges_of, hops_behind, position_credit
-from onlyforward.nn.gradients import deposit, graph_gradients, quiet, take
+from onlyforward.nn.credit import GraphCredit, PositionCredit, credited, edges_of, position_credit
+from onlyforward.nn.gradients import deposit, quiet, take
+from onlyforward.nn.joint import check_injection, joint_deltas
 from onlyforward.nn.learned import learned
 from onlyforward.nn.levels import MODES, Levels
 from onlyforward.nn.noise import SiteNoise
+from onlyforward.nn.pilots import copies_for, site_kappa
 from onlyforward.nn.plan import check_plan, planned
+from onlyforward.nn.ragged import check_allocation, ragged_deltas
 from onlyforward.nn.sites import RECURRENT, Call, Site
-from onlyforward.nn.state import Memory, Started
+from onlyforward.nn.state import Memory, Started, site_stats
 from onlyforward.nn.units import loose_site, sites_of
 from onlyforward.nn.walk import Tape, Walk, check_modes
 
 BASELINES = ("clean", "loo", "ema", "none")
 CREDITS = ("auto", "causal", "none")
 PAIRINGS = ("auto", "pairs", "single")
+MEASUREMENTS = 8
+"""Independent pilot estimates behind a measured kappa."""
 
 
 class LikelihoodRatio:
@@ -52,7 +58,9 @@ class LikelihoodRatio:
         noise: kind of noise, or "auto": hadamard for a smooth suffix, gaussian where a threshold follows.
         baseline: clean (the unperturbed loss), loo (mean of the other copies), ema (running mean) or none.
         pairing: auto (from pilot pairs, checked every 50 steps), pairs or single.
-        injection: layer, noise at one site at a time.
+        injection: layer (noise at one site at a time), block (at all sites of a module) or all.
+        allocation: a `core.allocate` allocator that divides a site's n b runs over the data; None gives each n.
+        target_cosine: measures kappa every 50 steps and gives each site the copies that reach this cosine.
         seed: run coordinate of every draw.
         credit: auto (receptive fields on graphs, causal for losses [b, m]), causal, none, or a mask [positions, m].
         reference: run copies by vmap: slow, right by construction, the twin of the fast path.
@@ -80,6 +88,9 @@ class LikelihoodRatio:
         baseline: str = "clean",
         pairing: str = "auto",
         credit: str | Tensor = "auto",
+        injection: str = "layer",
+        allocation: Any = None,
+        target_cosine: float | None = None,
         seed: int = 0,
         reference: bool = False,
         force: bool = False,
@@ -109,8 +120,7 @@ class LikelihoodRatio:
         self.head: str | None = None
         self.smooth_loss: bool | None = None
         self.memory: dict[str, Memory] = {}
-        self.steps = 0
-        self.runs = 0
+        self.steps = self.runs = self.data = 0
         self.costs: Costs | None = None
         self.cache = check_choice(cache, CACHES, name="cache")
         if cache == "none" and baseline not in ("clean", "none"):
@@ -124,6 +134,14 @@ class LikelihoodRatio:
         self.levels = None if mode == "fixed" else Levels(mode=mode, rate=sigma_rate, floor=sigma_floor)
         self.graph_credit: GraphCredit | None = None
         self.position_credit: PositionCredit | None = None
+        self.leads: tuple[str, ...] = ()
+        self.injection = check_injection(self, injection)
+        self.allocation = allocation
+        if allocation is not None:
+            check_allocation(self)
+        if target_cosine is not None:
+            check_range(target_cosine, name="the target cosine", low=0.0, high=0.9999, open_low=True)
+        self.target_cosine = target_cosine
 
     # Kinds -----------------------------------------------------------------------------------------------------------
 
@@ -154,15 +172,6 @@ class LikelihoodRatio:
         """Whether copies go in front of the data, which interact."""
         return self.graph_credit is not None
 
-    def credited(self, tape: Tape, call: Call, site: Site, weight: Tensor) -> Tensor:
-        """Weights by loss -> weights by noise."""
-        if weight.dim() == 3:
-            assert self.position_credit is not None
-            return self.position_credit.shared_out(weight, site)
-        if self.graph_credit is None or site.shared:
-            return weight
-        return self.graph_credit.shared_out(weight, hops_behind(tape.calls, call))
-
     # The step --------------------------------------------------------------------------------------------------------
 
     def backward(self, loss_fn: LossFn, *inputs: Any) -> Tensor:
@@ -180,11 +189,21 @@ class LikelihoodRatio:
             Diverged: a loss or a gradient is not finite.
         """
         with self.started(loss_fn, *inputs) as begun:
-            for site, probe, weight in self.jobs(begun):
-                take(self, site, probe.delta(weight), begun.found, begun.data)
+            for site, delta in self.deltas(begun):
+                take(self, site, delta, begun.found, begun.data)
         deposit(self, begun.found)
         self.steps += 1
         return begun.clean.mean() if begun.clean.dim() == 1 else begun.clean.sum(1).mean()
+
+    def deltas(self, begun: Started) -> Iterator[tuple[Site, Tensor]]:
+        """Run the copies: (site, cotangent) in turn; to be used while `begun` lasts."""
+        if self.injection != "layer":
+            yield from joint_deltas(self, begun)
+        elif self.allocation is not None:
+            yield from ragged_deltas(self, begun)
+        else:
+            for site, probe, weight in self.jobs(begun):
+                yield site, probe.delta(weight)
 
     @contextmanager
     def started(self, loss_fn: LossFn, *inputs: Any) -> Iterator[Started]:
@@ -199,23 +218,40 @@ class LikelihoodRatio:
             if self.steps == 0 or self.costs is None:
                 self.look(tape)
             objective = Objective(loss_fn, inputs[-1])
-            clean = self.clean_losses(tape, objective, found)
+            clean, residual = clean_losses(self, tape, objective, found)
             if self.costs is None:
                 self.costs = count_costs(tape.calls, self.sites(tape), tape.data)
-                self.check_flow(tape, inputs[:-1])
+                check_flow(self, tape, inputs[:-1])
             places = self.sites(tape)
             objective.width = self.costs.width
             self.position_credit = position_credit(self.credit, clean) if clean.dim() == 2 else None
-            yield Started(tape, objective, clean, places, found, key)
+            yield Started(tape, objective, clean, places, found, key, residual)
 
     def jobs(self, begun: Started) -> Iterator[tuple[Site, SiteProbe, Tensor]]:
         """Run the copies of each site in turn: (site, probe, weights [n, b]); to be used while `begun` lasts."""
         for call, site in begun.places:
+            if self.target_cosine is not None and self.steps % RECHECK == 0:
+                self.measure(begun, call, site)
             probe = self.probe(begun.tape, call, site, begun.objective, begun.clean, begun.key)
-            weight = self.credited(begun.tape, call, site, self.weights(probe))
+            weight = credited(self, begun.tape, call, site, self.weights(probe))
             if self.levels is not None:
                 self.levels = learned(self, self.levels, begun, site, probe)
             yield site, probe, weight
+
+    def measure(self, begun: Started, call: Call, site: Site) -> None:
+        """Estimate a site's kappa by pilot runs, and its copies where a target cosine is set."""
+        self.probe(begun.tape, call, site, begun.objective, begun.clean, begun.key)  # noise, sigma, pairs
+        memory = self.memory[site.path]
+        memory.kappa = site_kappa(self, begun, site, rounds=MEASUREMENTS)
+        if self.target_cosine is not None:
+            memory.copies = copies_for(self, site, self.target_cosine)
+
+    def measured(self, loss_fn: LossFn, *inputs: Any) -> dict[str, dict[str, float]]:
+        """`stats` with every site's kappa and predicted cosine measured on one batch; no gradient is made."""
+        with self.started(loss_fn, *inputs) as begun:
+            for call, site in begun.places:
+                self.measure(begun, call, site)
+        return self.stats
 
     def sites(self, tape: Tape) -> Iterator[tuple[Call, Site]]:
         """Sites of the clean run in forward order."""
@@ -231,47 +267,16 @@ class LikelihoodRatio:
             for site in sites_of(call, kind if self.kind_of(path) != "exact" else "exact"):
                 yield call, site
 
-    def check_flow(self, tape: Tape, inputs: tuple[Any, ...]) -> None:
-        """Refuse local flow for a network that reads more of a recurrent module than its last output."""
-        if self.flow == "local" and not tape.masks:
-            whole = self.model(*inputs)
-            if whole.shape != tape.output.shape or not torch.allclose(whole, tape.output, rtol=1e-3, atol=1e-4):
-                raise UsageError("The network reads more than the last recurrent output", "Use flow full")
-
-    def clean_losses(self, tape: Tape, objective: Objective, found: dict[nn.Parameter, Tensor]) -> Tensor:
-        """Losses [b] or [b, m] of the clean run; the exact head and backpropagated parts deposit their gradients."""
-        output, data = tape.output, tape.data
-        head = tape.calls[-1] if self.head is not None and self.kind_of(self.head) == "exact" else None
-        if isinstance(output, Tensor) and output.requires_grad:
-            with torch.enable_grad():
-                losses = objective.losses(output, 1, data)[0]
-                graph_gradients(self, losses.sum() / data, None, found)
-            losses = losses.detach()
-        elif head is not None:
-            with torch.enable_grad():
-                leaf = output.detach().requires_grad_()
-                losses = objective.losses(leaf, 1, data)[0]
-                self.smooth_loss = losses.requires_grad
-                slope = torch.autograd.grad(losses.sum(), leaf)[0] if losses.requires_grad else None
-            losses = losses.detach()
-            if slope is not None:
-                take(self, Site(head.path, head, head.output), slope, found, data)
-        else:
-            losses = objective.losses(output, 1, data)[0]
-        if not bool(losses.isfinite().all()):
-            raise Diverged(f"The loss is not finite in step {self.steps}", "Lower the learning rate", step=self.steps)
-        self.runs += data
-        return losses
-
     def probe(self, tape: Tape, call: Call, site: Site, objective: Objective, clean: Tensor, key: Key) -> SiteProbe:
         """Run the copies of one site."""
-        memory = self.memory.setdefault(site.path, Memory())
+        memory = self.memory.setdefault(site.path, Memory(dimension=site.clean[0].numel()))
         if not memory.noise:
             choose_noise(self, tape, site, objective, memory, key)
         if memory.paired is None or (self.pairing == "auto" and self.steps % RECHECK == 0):
             choose_pairing(self, tape, site, objective, clean, memory, key)
         paired = bool(memory.paired)
-        drawn = self.copies // 2 if paired else self.copies
+        copies = self.copies_at(site.path)
+        drawn = copies // 2 if paired else copies
         memory.sigma = self.level(site, memory)
         noise = site_noise(
             "seed" if site.shared else self.cache,
@@ -284,7 +289,7 @@ class LikelihoodRatio:
             self.kept,
         )
         if isinstance(noise, RunningNoise):
-            noise.begin(clean, self.copies)
+            noise.begin(clean, copies)
         probe = run_site(
             self.walk,
             tape,
@@ -352,26 +357,21 @@ class LikelihoodRatio:
 
     @property
     def stats(self) -> dict[str, dict[str, float]]:
-        """Per site, of the last step: D, copies, odd and even energy, sigma, pairs, and cost over backpropagation."""
-        costs = self.costs
-        return {
-            site: {
-                "copies": self.copies,
-                "paired": float(bool(memory.paired)),
-                "odd": memory.odd,
-                "even": memory.even,
-                "sigma": memory.sigma,
-                "macs_over_bp": self.copies * costs.suffix[site] / (3 * max(costs.forward, 1.0)) if costs else 0.0,
-            }
-            for site, memory in self.memory.items()
-        }
+        """Per site, of the last step; kappa and the predicted cosine are NaN until `measured`."""
+        return {site: site_stats(self, site, memory) for site, memory in self.memory.items()}
 
     def cost(self) -> tuple[float, float]:
         """Full forward runs per step, and its multiply-accumulates over backpropagation's, as of the last step."""
         if self.costs is None:
             return 0.0, 0.0
-        runs = dict.fromkeys(self.costs.suffix, self.copies)
+        if self.leads:
+            return self.costs.jointly(self.leads, self.copies)
+        runs = {site: self.copies_at(site) for site in self.costs.suffix}
         return self.costs.forwards(runs), self.costs.over_backprop(runs)
+
+    def copies_at(self, site: str) -> int:
+        """Copies of a site."""
+        return (self.memory[site].copies if site in self.memory else 0) or self.copies
 
     def state(self) -> dict[str, Any]:
         """Everything that the next step depends on, for a checkpoint: data that JSON can hold."""

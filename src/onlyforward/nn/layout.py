@@ -1,4 +1,4 @@
-"""How n copies of b data lie in one tensor: folded into rows [n b, ...], stacked [n, b, ...], or alone (in vmap)."""
+"""How copies of b data lie in one tensor: in rows, stacked, alone under vmap, or ragged."""
 
 from __future__ import annotations
 
@@ -14,14 +14,22 @@ class Layout:
 
     Attributes:
         kind: "rows" folds copies and data into the first dimension; "stack" puts copies in front of it, for networks
-            whose data interact (graphs); "alone" adds nothing, because vmap carries the copies.
-        copies: n.
+            whose data interact (graphs); "alone" adds nothing, because vmap carries the copies; "ragged" gives
+            each datum copies of its own number.
+        copies: n; 1 where ragged.
         data: b.
+        index: [R] int64, the datum of each row, where ragged.
     """
 
-    kind: Literal["rows", "stack", "alone"]
+    kind: Literal["rows", "stack", "alone", "ragged"]
     copies: int
     data: int
+    index: Tensor | None = None
+
+    @property
+    def flat(self) -> bool:
+        """Whether copies lie in the first dimension, as a module expects its data."""
+        return self.kind in ("rows", "ragged")
 
     def join(self, rows: Tensor) -> Tensor:
         """[n, b, ...] (alone: [b, ...]) -> what the network takes."""
@@ -37,12 +45,16 @@ class Layout:
             return type(value)(self.expand(item) for item in value)
         if not isinstance(value, Tensor) or self.kind == "alone" or value.dim() == 0 or value.shape[0] != self.data:
             return value
+        if self.index is not None:
+            return value[self.index]
         if self.kind == "stack":
             return value.expand(self.copies, *value.shape) if value.is_floating_point() else value
         return value.expand(self.copies, *value.shape).flatten(0, 1)
 
     def masked(self, x: Tensor, mask: Tensor) -> Tensor:
         """X times a mask [b, ...] that all copies share."""
+        if self.index is not None:
+            return x * mask[self.index]
         if self.kind == "rows":
             return (x.unflatten(0, (self.copies, -1)) * mask).flatten(0, 1)
         return x * mask

@@ -6,6 +6,7 @@ no backpropagation through time. A perturbed run goes on at its step; steps befo
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -95,8 +96,13 @@ def start(module: Any, given: Any, lane: int, rows: int, like: Tensor) -> Hidden
     return tuple(part[lane] for part in (given if isinstance(given, tuple) else (given,)))
 
 
-def record_steps(call: Call) -> Any:
-    """The clean run of a recurrent module, step by step; equal to the module's own output to rounding."""
+def record_steps(call: Call, disturb: Callable[[str, Tensor], Tensor] | None = None) -> Any:
+    """The run of a recurrent module, step by step; equal to the module's own output to rounding.
+
+    Args:
+        call: gets the record as its state.
+        disturb: (path of the site, pre-activation) -> what the step goes on with.
+    """
     module: Any = call.module
     if getattr(module, "proj_size", 0):
         raise UsageError(f"{call.path} has proj_size", "Put a Linear behind the LSTM instead, or plan it as bp")
@@ -112,7 +118,8 @@ def record_steps(call: Call) -> Any:
             hidden = start(module, given, len(call.state), len(value), value)
             for t in lane.order:
                 lane.hidden[t] = hidden
-                lane.gates[t] = gates(module, suffix, lane.projected[:, t], hidden)
+                u = gates(module, suffix, lane.projected[:, t], hidden)
+                lane.gates[t] = u if disturb is None else disturb(step_path(call, suffix, t), u)
                 hidden = advance(module, lane.gates[t], hidden)
                 lane.outputs[t] = hidden[0]
             lane.last = hidden
@@ -120,6 +127,11 @@ def record_steps(call: Call) -> Any:
             outs.append(torch.stack([lane.outputs[t] for t in range(value.shape[1])], dim=1))
         value = torch.cat(outs, dim=-1)
     return packed(module, value, [lane.last for lane in call.state])
+
+
+def step_path(call: Call, suffix: str, time: int) -> str:
+    """Names the site of one layer, direction and time step."""
+    return f"{call.path}{suffix}@{time}"
 
 
 def run_steps(module: Any, x: Tensor, given: Any = None) -> Any:
@@ -142,6 +154,8 @@ def expanded_output(call: Call, layout: Layout) -> Any:
 
 def expand_second(value: Tensor, layout: Layout) -> Tensor:
     """[k, b, ...] -> [k, n b, ...]."""
+    if layout.index is not None:
+        return value[:, layout.index]
     return value[:, None].expand(value.shape[0], layout.copies, *value.shape[1:]).flatten(1, 2)
 
 
@@ -231,7 +245,7 @@ class StepSite(Site):
 def step_sites(call: Call) -> list[Site]:
     """One site per layer, direction and time step."""
     return [
-        StepSite(f"{call.path}{lane.suffix}@{t}", call, lane.gates[t], lane=index, time=t)
+        StepSite(step_path(call, lane.suffix, t), call, lane.gates[t], lane=index, time=t)
         for index, lane in enumerate(call.state)
         for t in lane.order
     ]

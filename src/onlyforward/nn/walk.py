@@ -141,7 +141,7 @@ class Walk:
     def run_part(self, tape: Tape, part: Part, arguments: tuple[Any, ...], layout: Layout) -> Any:
         """Run a part behind the site: dropout with the recorded masks, everything else as it is."""
         masked = bool(part.dropouts and tape.masks)
-        if not masked and layout.kind == "rows":
+        if not masked and layout.flat:
             return part.module(*arguments)
         masks = Masks(tape, layout)
         if isinstance(part.module, DROPOUT):
@@ -150,7 +150,7 @@ class Walk:
         def unit(path: str, module: nn.Module, forward: Any, inputs: tuple[Any, ...], named: Mapping[str, Any]) -> Any:
             return behind(module, forward, inputs, named, layout)
 
-        with patched(part, None if layout.kind == "rows" else unit, masks):
+        with patched(part, None if layout.flat else unit, masks):
             return part.module(*arguments)
 
     def replay(self, tape: Tape, part: Part, site: Site, rows: Tensor, layout: Layout) -> Any:
@@ -205,7 +205,7 @@ def expanded(call: Call, layout: Layout) -> Any:
 
 def behind(module: nn.Module, forward: Any, inputs: tuple[Any, ...], named: Mapping[str, Any], layout: Layout) -> Any:
     """A unit behind the site: as it is, but recurrent ones step by step where vmap carries the copies."""
-    if layout.kind != "rows" and type(module) in RECURRENT:
+    if not layout.flat and type(module) in RECURRENT:
         return run_steps(module, *inputs, *named.values())
     return forward(*inputs, **named)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -35,7 +34,7 @@ def gpu(options: BenchOptions, context: Context, result: Result) -> None:
         result.metric("gpu_skipped", len(rows))
         result.table(title, columns, rows, "Nothing was measured.")
         return
-    data = on_device(load("cifar10", limit=5000 if options.quick else None), "cuda")
+    data = load("cifar10", limit=5000 if options.quick else None).to("cuda")
     rows = []
     for name in NETWORKS:
         for arm in ("lr64", "bp"):
@@ -44,12 +43,6 @@ def gpu(options: BenchOptions, context: Context, result: Result) -> None:
                 result.metric(f"gpu_{name}_{arm}_{quantity}", value, timing=quantity in ("step_ms", "peak_mb"))
             rows.append([name, arm, found["accuracy"], found["step_ms"], found["peak_mb"], found["cosine"]])
     result.table(title, columns, rows, "The cosine is that of the first 64 images before training.")
-
-
-def on_device(data: Dataset, device: str) -> Dataset:
-    """The set with its tensors on a device."""
-    names = ("x_train", "y_train", "x_test", "y_test")
-    return replace(data, **{name: getattr(data, name).to(device) for name in names})
 
 
 def engine(arm: str, model: nn.Module) -> Any:

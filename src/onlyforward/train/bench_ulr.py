@@ -55,8 +55,10 @@ def digits_mlp(options: BenchOptions, context: Context, result: Result) -> None:
         "lr16": arm("lr", copies=16),
         "lr64": arm("lr", copies=64),
         "gaussian64": arm("lr", copies=64, noise="gaussian", note="Gaussian noise instead of Hadamard rows"),
+        "all64": arm("lr-all", copies=64, note="noise in all layers at once"),
         "nobaseline64": arm("lr", copies=64, baseline="none", pairing="single", note="no variance reduction"),
-        "es64": arm("es", copies=64, schedule={"lr": 5e-3}, note="mirrored pairs, its own tuned step"),
+        "es64": arm("es", copies=64, note="mirrored pairs, the common learning rate"),
+        "es64_own_rate": arm("es", copies=64, schedule={"lr": 5e-3}, note="mirrored pairs, a learning rate of its own"),
         "spsa64": arm("spsa", copies=64, schedule={"lr": 5e-3}, note="mirrored pairs"),
         "mezo64": arm("mezo", copies=64, schedule={"lr": 5e-3}, note="mirrored pairs in place"),
         "forward_gradient64": arm("forward-gradient", copies=64, note="64 Jacobian-vector products"),
@@ -129,6 +131,7 @@ def lstm(options: BenchOptions, context: Context, result: Result) -> None:
         "bp": arm("bp", note="backpropagation through time"),
         "exact": arm("lr", copies=128, noise="hadamard", pairing="single", note="one time step at a time, 128 copies"),
         "lr16": arm("lr", copies=16, noise="hadamard", note="one time step at a time"),
+        "all64": arm("lr-all", copies=64, noise="gaussian", note="all time steps at once"),
     }
     compare(options, context, result, "lstm", "lstm", load("digits"), arms)
 

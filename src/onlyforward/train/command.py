@@ -24,7 +24,8 @@ class Fit(Common):
     data: str = "digits"
     """digits, mnist, fashion, cifar10, cora, sst2, ag_news, or a file or folder."""
     method: str = "lr"
-    """lr, bp, bp-noise, es, spsa, mezo, forward-gradient, dfa, torchzero or evotorch."""
+    """lr, lr-all (noise at all sites at once), weights (noise on weights), hybrid (--plan, or what advice finds
+    cheapest), bp, bp-noise, es, spsa, mezo, forward-gradient, dfa, surrogate, torchzero or evotorch."""
     loss: str = "ce"
     """ce, zero-one or mse."""
     copies: int | None = None
@@ -42,6 +43,12 @@ class Fit(Common):
     """TOML file: module path globs to lr, bp, channel, weights, exact or frozen."""
     credit: str = "auto"
     """auto (noise is weighed by the losses it can reach) or none."""
+    injection: str = "layer"
+    """Where noise enters in one run: layer (one site), block (the sites of a module) or all."""
+    allocation: str = ""
+    """uniform or neyman: divide a site's runs over the data of the batch (default: the same for each)."""
+    target_cosine: float | None = None
+    """Give each site the copies that reach this cosine with the true gradient, from a kappa measured every 50 steps."""
     epochs: int | None = None
     """Passes over the training part (default: the preset)."""
     batch: int | None = None
@@ -63,7 +70,16 @@ class Fit(Common):
     sigma_floor: float = 0.0
     """No learned or automatic noise level goes below this."""
     workers: int = 1
-    """Processes that share the copies and exchange losses only; every number of them gives the same bits."""
+    """Processes that work together."""
+    shard: str = "copies"
+    """What workers share: copies (they exchange losses only, every number of them gives the same bits) or data (they
+    exchange gradients; the bits depend on their number)."""
+    device: str = "auto"
+    """auto (CUDA where there is one), cpu or cuda."""
+    robust: bool = False
+    """Also test under FGSM and PGD of radius 0.1 and Gaussian noise."""
+    measure_cosine: bool = False
+    """Also measure the cosine with backpropagation's gradient on one batch after training."""
     force: bool = False
     """Allow finite-difference noise where a threshold follows."""
 

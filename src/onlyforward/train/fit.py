@@ -15,14 +15,17 @@ from onlyforward.core.keys import Key
 from onlyforward.data.nets import MODELS, Preset, build, preset
 from onlyforward.data.sets import Dataset, load
 from onlyforward.run.workers import group
+from onlyforward.train.extras import advised_plan, attacks, cosine_with_backprop, first_batch, mean_kappa
 from onlyforward.train.loop import LOSSES, Course, Schedule, accuracy, peak_mb, train
-from onlyforward.train.methods import METHODS, Settings, cost, make_method
+from onlyforward.train.methods import LIKELIHOOD_RATIOS, METHODS, Settings, cost, make_method
+from onlyforward.train.shard import Sharded
 
 if TYPE_CHECKING:
     from torch import nn
 
     from onlyforward.run.context import Context
     from onlyforward.run.result import Result
+    from onlyforward.run.workers import Workers
     from onlyforward.train.command import Fit
 
 
@@ -34,17 +37,29 @@ def fit(options: Fit, context: Context) -> Result:
         check_choice(options.model, MODELS, name="model")
     torch.set_num_threads(options.threads)
     check_range(options.lag, name="--lag", low=0, high=1)
-    if options.workers > 1 and (options.method != "lr" or options.cache != "seed" or options.lag):
-        raise UsageError("Workers share the copies of --method lr alone", "Take --cache seed and --lag 0 with it")
-    data = load(options.data, seed=options.seed, limit=options.train_limit)
+    check_choice(options.shard, ("copies", "data"), name="shard")
+    device = device_of(options.device)
+    data = load(options.data, seed=options.seed, limit=options.train_limit).to(device)
     chosen = chosen_settings(options, data)
-    model = build(options.model, data, seed=options.seed)
+    model = build(options.model, data, seed=options.seed).to(device)
+    batch = first_batch(data, chosen.schedule.batch, options.loss)
+    if options.method == "hybrid" and not options.plan:
+        plan = advised_plan(model, batch, options.target_cosine or 0.9, seed=options.seed)
+        context.say(f"Plan by advice: {plan or 'activations everywhere'}.")
+        chosen = replace(chosen, settings=replace(chosen.settings, plan=plan))
     with group(options, context) as workers:
-        shared = None if workers.size == 1 else workers
-        method = make_method(options.method, model, replace(chosen.settings, group=shared))
+        method = shared_method(options, model, chosen.settings, workers)
         outcome = trained(model, method, data, chosen, loss=options.loss, seed=options.seed, context=context)
+        exchanged = workers.exchanged
     result = context.result(question=f"How well does {options.method} train {options.model} on {data.name}?")
     report(result, model, method, outcome, data)
+    result.metric("exchanged_bytes_per_step", exchanged / max(1, len(outcome.course.seconds)))
+    if options.method in LIKELIHOOD_RATIOS:
+        result.metric("kappa", mean_kappa(method, batch))
+    if options.measure_cosine:
+        result.metric("cosine", cosine_with_backprop(model, method, batch))
+    if options.robust:
+        attacks(result, model, data, seed=options.seed)
     result.answer = (
         f"{options.method} trains {options.model} on {data.name} to a test accuracy of {outcome.accuracy:.3f} in "
         f"{outcome.course.steps} steps of {cost(method)[0]:.1f} forward runs each."
@@ -69,6 +84,37 @@ class Outcome:
     course: Course
 
 
+def device_of(name: str) -> str:
+    """The device that a name means here.
+
+    Raises:
+        UsageError: cuda where there is none.
+    """
+    check_choice(name, ("auto", "cpu", "cuda"), name="device")
+    if name == "cuda" and not torch.cuda.is_available():
+        raise UsageError("There is no CUDA device", "Take --device cpu")
+    return "cuda" if name != "cpu" and torch.cuda.is_available() else "cpu"
+
+
+def shared_method(options: Fit, model: nn.Module, settings: Settings, workers: Workers) -> Any:
+    """The method, with its copies or its data shared among the workers.
+
+    Raises:
+        UsageError: copies that cannot be shared.
+    """
+    if workers.size == 1:
+        return make_method(options.method, model, settings)
+    if options.shard == "data":
+        own = replace(settings, seed=settings.seed + (workers.rank << 20))
+        return Sharded(make_method(options.method, model, own), workers)
+    if options.method != "lr" or options.cache != "seed" or options.lag:
+        raise UsageError(
+            "Workers share the copies of --method lr alone",
+            "Take --cache seed and --lag 0 with it, or --shard data for other methods",
+        )
+    return make_method(options.method, model, replace(settings, group=workers))
+
+
 def chosen_settings(options: Any, data: Dataset) -> Chosen:
     """What the user said, and for the rest the preset of model and data."""
     base = preset(options.model, data.name, options.method)
@@ -86,6 +132,9 @@ def chosen_settings(options: Any, data: Dataset) -> Chosen:
         flow=options.flow,
         sigma_mode=options.sigma_mode,
         sigma_floor=options.sigma_floor,
+        injection=options.injection,
+        allocation=options.allocation,
+        target_cosine=options.target_cosine,
         lag=options.lag,
         seed=options.seed,
     )
@@ -104,7 +153,7 @@ def base_sigma(options: Any, base: Preset) -> float | None:
     """The user's sigma; the preset's belongs to the likelihood ratio alone."""
     if options.sigma is not None:
         return float(options.sigma)
-    return base.sigma if options.method == "lr" else None
+    return base.sigma if options.method in LIKELIHOOD_RATIOS else None
 
 
 def trained(
@@ -129,9 +178,6 @@ def report(result: Result, model: nn.Module, method: Any, outcome: Outcome, data
     result.metric("peak_mb", peak_mb(), timing=True)
     levels = [memory.sigma for memory in getattr(method, "memory", {}).values()]
     result.metric("sigma_mean", sum(levels) / len(levels) if levels else float(getattr(method, "sigma", 0.0)))
-    workers = getattr(method, "group", None)
-    exchanged = 0 if workers is None else workers.exchanged
-    result.metric("exchanged_bytes_per_step", exchanged / max(1, len(outcome.course.seconds)))
     result.forward_runs = method.runs
     epochs = list(range(1, len(outcome.course.losses) + 1))
     result.curve(

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from onlyforward.core.allocate.neyman import Neyman
+from onlyforward.core.allocate.uniform import Uniform
 from onlyforward.core.checks import check_choice
+from onlyforward.core.errors import UsageError
 from onlyforward.nn.engine import LikelihoodRatio
 from onlyforward.nn.evolution import SPSA, EvolutionStrategies, ForwardGradient, MeZO
 from onlyforward.nn.lag import Lagged
@@ -33,6 +36,9 @@ class Settings:
         flow: see `LikelihoodRatio`.
         sigma_mode: see `LikelihoodRatio`.
         sigma_floor: see `LikelihoodRatio`.
+        injection: see `LikelihoodRatio`.
+        allocation: name of an allocator of copies over the data, or none.
+        target_cosine: see `LikelihoodRatio`.
         lag: batches between a run and its gradient, 0 or 1.
         group: workers that share the copies.
         seed: run coordinate.
@@ -50,6 +56,9 @@ class Settings:
     flow: str = "full"
     sigma_mode: str = "fixed"
     sigma_floor: float = 0.0
+    injection: str = "layer"
+    allocation: str = ""
+    target_cosine: float | None = None
     lag: int = 0
     group: Any = None
     seed: int = 0
@@ -77,12 +86,29 @@ def likelihood_ratio(model: nn.Module, s: Settings) -> Any:
         sigma_mode=s.sigma_mode,
         sigma_floor=s.sigma_floor,
         group=s.group,
+        injection=s.injection,
+        allocation=ALLOCATIONS[check_choice(s.allocation, ALLOCATIONS, name="allocation")](),
+        target_cosine=s.target_cosine,
     )
     return Lagged(engine) if s.lag else engine
 
 
+def surrogate(model: nn.Module, s: Settings) -> Any:
+    """Backpropagation through snntorch's surrogate derivative of the spike."""
+    if not any(type(module).__module__.startswith("snntorch") for module in model.modules()):
+        raise UsageError("The network has no spiking units", "Take --method bp, or --model snn")
+    return Backprop(model, seed=s.seed)
+
+
+ALLOCATIONS: Mapping[str, Callable[[], Any]] = {"": lambda: None, "uniform": Uniform, "neyman": Neyman}
+"""Name on the command line -> allocator of a site's runs over the data; "" gives every datum the same copies."""
+
 METHODS: Mapping[str, Callable[[Any, Settings], Any]] = {
     "lr": likelihood_ratio,
+    "lr-all": lambda model, s: likelihood_ratio(model, replace(s, injection="all")),
+    "weights": lambda model, s: likelihood_ratio(model, replace(s, plan={"*": "weights", **s.plan})),
+    "hybrid": likelihood_ratio,
+    "surrogate": surrogate,
     "bp": lambda model, s: Backprop(model, seed=s.seed),
     "bp-noise": lambda model, s: Backprop(model, sigma=s.level(0.3), seed=s.seed),
     "es": lambda model, s: EvolutionStrategies(model, copies=s.copies, sigma=s.level(0.02), seed=s.seed),
@@ -94,6 +120,8 @@ METHODS: Mapping[str, Callable[[Any, Settings], Any]] = {
     "evotorch": lambda model, s: EvoTorch(model, copies=s.copies, sigma=s.level(0.02), seed=s.seed),
 }
 """Name on the command line -> function of model and settings."""
+LIKELIHOOD_RATIOS = ("lr", "lr-all", "weights", "hybrid")
+"""Methods that are settings of the project's own engine."""
 
 
 def make_method(name: str, model: nn.Module, settings: Settings) -> Any:

@@ -13,7 +13,7 @@ from onlyforward.data.nets import build, preset
 from onlyforward.run.benchmark import seeds
 from onlyforward.train.fit import Chosen, trained
 from onlyforward.train.loop import Schedule
-from onlyforward.train.methods import Settings, cost, make_method
+from onlyforward.train.methods import LIKELIHOOD_RATIOS, Settings, cost, make_method
 
 if TYPE_CHECKING:
     from torch import nn
@@ -98,7 +98,7 @@ def train_arm(arm: Arm, model: str, data: Dataset, seed: int) -> tuple[float, fl
     if arm.change is not None:
         arm.change(net)
     base = preset(model, data.name)
-    own = {"sigma": base.sigma, "noise": base.noise} if arm.method == "lr" else {}
+    own = {"sigma": base.sigma, "noise": base.noise} if arm.method in LIKELIHOOD_RATIOS else {}
     settings = Settings(**{"copies": base.copies, "seed": seed, **own, **arm.settings})
     method = make_method(arm.method, net, settings)
     begin = time.perf_counter()

@@ -1,0 +1,57 @@
+"""The clean run's losses, what of the gradient they give exactly, and a check of what they rest on."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from onlyforward.core.errors import Diverged, UsageError
+from onlyforward.nn.activations import Objective
+from onlyforward.nn.gradients import graph_gradients, take
+from onlyforward.nn.sites import Site
+from onlyforward.nn.walk import Tape
+
+if TYPE_CHECKING:
+    from onlyforward.nn.engine import LikelihoodRatio
+
+
+def clean_losses(
+    engine: LikelihoodRatio, tape: Tape, objective: Objective, found: dict[nn.Parameter, Tensor]
+) -> tuple[Tensor, Tensor | None]:
+    """Losses [b] or [b, m] of the clean run, and the length [b] of their slope at an exact head.
+
+    The exact head and backpropagated parts deposit their gradients.
+    """
+    output, data, slope = tape.output, tape.data, None
+    head = tape.calls[-1] if engine.head is not None and engine.kind_of(engine.head) == "exact" else None
+    if isinstance(output, Tensor) and output.requires_grad:
+        with torch.enable_grad():
+            losses = objective.losses(output, 1, data)[0]
+            graph_gradients(engine, losses.sum() / data, None, found)
+        losses = losses.detach()
+    elif head is not None:
+        with torch.enable_grad():
+            leaf = output.detach().requires_grad_()
+            losses = objective.losses(leaf, 1, data)[0]
+            engine.smooth_loss = losses.requires_grad
+            slope = torch.autograd.grad(losses.sum(), leaf)[0] if losses.requires_grad else None
+        losses = losses.detach()
+        if slope is not None:
+            take(engine, Site(head.path, head, head.output), slope, found, data)
+    else:
+        losses = objective.losses(output, 1, data)[0]
+    if not bool(losses.isfinite().all()):
+        raise Diverged(f"The loss is not finite in step {engine.steps}", "Lower the learning rate", step=engine.steps)
+    engine.runs += data
+    engine.data = data
+    return losses, None if slope is None else slope.flatten(1).norm(dim=1)
+
+
+def check_flow(engine: LikelihoodRatio, tape: Tape, inputs: tuple[Any, ...]) -> None:
+    """Refuse local flow for a network that reads more of a recurrent module than its last output."""
+    if engine.flow == "local" and not tape.masks:
+        whole = engine.model(*inputs)
+        if whole.shape != tape.output.shape or not torch.allclose(whole, tape.output, rtol=1e-3, atol=1e-4):
+            raise UsageError("The network reads more than the last recurrent output", "Use flow full")
