@@ -51,13 +51,16 @@ def fit(options: Fit, context: Context) -> Result:
         method = shared_method(options, model, chosen.settings, workers)
         outcome = trained(model, method, data, chosen, loss=options.loss, seed=options.seed, context=context)
         exchanged = workers.exchanged
+        measured = {}  # by all workers together, as they share the copies
+        if options.method in LIKELIHOOD_RATIOS:
+            measured["kappa"] = mean_kappa(method, batch)
+        if options.measure_cosine:
+            measured["cosine"] = cosine_with_backprop(model, method, batch)
     result = context.result(question=f"How well does {options.method} train {options.model} on {data.name}?")
     report(result, model, method, outcome, data)
     result.metric("exchanged_bytes_per_step", exchanged / max(1, len(outcome.course.seconds)))
-    if options.method in LIKELIHOOD_RATIOS:
-        result.metric("kappa", mean_kappa(method, batch))
-    if options.measure_cosine:
-        result.metric("cosine", cosine_with_backprop(model, method, batch))
+    for name, value in measured.items():
+        result.metric(name, value)
     if options.robust:
         attacks(result, model, data, seed=options.seed)
     result.answer = (
