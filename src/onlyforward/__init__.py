@@ -9,6 +9,7 @@ __version__ = "0.1.0"
 
 PUBLIC = {
     "solve_schedule": "onlyforward.schedule.pipeline",
+    "QuantumSVDD": "onlyforward.detect.estimator",
     "Key": "onlyforward.core.keys",
     "gradient": "onlyforward.core.estimate",
     "ParameterSearch": "onlyforward.decide.models",
