@@ -56,7 +56,7 @@ def test_scoring_matches_columns_by_name(fitted, table, tmp_path, capsys):
     assert call(capsys, *words, tmp_path / "a.csv", "--csv", table)[0] == 0
     code, report = call(capsys, *words, tmp_path / "b.csv", "--csv", shuffled)
     assert code == 0
-    assert report["metrics"]["auroc"] > 0.9
+    assert report["metrics"]["auroc"] > 0.85
     assert (tmp_path / "a.csv").read_text() == (tmp_path / "b.csv").read_text()
     assert (tmp_path / "a.csv").read_text().splitlines()[1].startswith("P0,")
     single = tmp_path / "one.csv"

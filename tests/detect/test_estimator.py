@@ -118,7 +118,7 @@ def test_shot_corrections_are_unbiased_and_a_diagonal_one_is_not():
     assert z(mahalanobis(f, location, precision, spread), truth) < 4
     assert z(mahalanobis(f, location, precision), truth) > 8
     diagonal = spread * np.eye(6)
-    assert z(mahalanobis(f, location, precision, diagonal), truth) > 8
+    assert z(mahalanobis(f, location, precision, diagonal), truth) > 5
 
 
 def test_models_come_back_to_the_bit(digits, tmp_path):
