@@ -8,6 +8,9 @@ from onlyforward.core.lazy import attach
 __version__ = "0.1.0"
 
 PUBLIC = {
+    "CoNNect": "onlyforward.prune.connect",
+    "safe_masks": "onlyforward.prune.masks",
+    "minimum_weights": "onlyforward.prune.masks",
     "solve_schedule": "onlyforward.schedule.pipeline",
     "QuantumSVDD": "onlyforward.detect.estimator",
     "Key": "onlyforward.core.keys",

@@ -1,0 +1,11 @@
+"""Prune by connectivity: no layer collapse, really smaller models, the same outputs."""
+
+from onlyforward.run.application import Application
+
+APPLICATION = Application(
+    name="prune",
+    sentence="Prune by connectivity: no layer collapse, really smaller models, the same outputs.",
+    options={"run": "onlyforward.prune.command:Run"},
+    run="onlyforward.prune.command:run",
+    demo="onlyforward.prune.command:DEMO",
+)

@@ -1,0 +1,364 @@
+"""Run any module on absolute weights: a torch function mode that knows which tensors are live, parameters, constants.
+
+A *live* tensor descends from the input and is a non-negative flow; it carries a log scale of its own, so that neither
+depth nor concentration leaves the range of floats: the flow is value * exp(log).
+"""
+
+from __future__ import annotations
+
+import math
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_flatten, tree_map
+
+from onlyforward.core.errors import UsageError
+from onlyforward.prune.semiring import Sum
+
+SAFE = (1e-4, 1e4)
+"""A mean outside of it is moved into the log scale."""
+
+
+@dataclass
+class Signal:
+    """One live tensor.
+
+    Attributes:
+        value: non-negative flow, up to the scale.
+        log: natural logarithm of the scale.
+        pair: a product of two live signals, as attention scores are.
+        token: word numbers: live, but no flow yet.
+    """
+
+    value: Tensor
+    log: float = 0.0
+    pair: bool = False
+    token: bool = False
+
+
+@dataclass
+class Call:
+    """One operation that the mode met: what a rule reads."""
+
+    mode: Flow
+    function: Callable[..., Any]
+    name: str
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+
+    def argument(self, place: int, name: str, default: Any = None) -> Any:
+        """An argument by place or by name."""
+        return self.args[place] if len(self.args) > place else self.kwargs.get(name, default)
+
+
+Rule = Callable[[Call], Any]
+ModuleRule = Callable[["Flow", nn.Module, tuple[Any, ...], dict[str, Any]], Any]
+
+DUNDER = {
+    "__add__": "add",
+    "__radd__": "add",
+    "__iadd__": "add_",
+    "__sub__": "sub",
+    "__rsub__": "sub",
+    "__isub__": "sub_",
+    "__mul__": "mul",
+    "__rmul__": "mul",
+    "__imul__": "mul_",
+    "__truediv__": "div",
+    "__itruediv__": "div_",
+    "__rtruediv__": "reciprocal",
+    "__rdiv__": "reciprocal",
+    "__matmul__": "matmul",
+    "__rmatmul__": "rmatmul",
+    "__neg__": "neg",
+    "__pow__": "pow",
+    "__getitem__": "getitem",
+    "__setitem__": "setitem",
+    "true_divide": "div",
+    "divide": "div",
+    "multiply": "mul",
+    "subtract": "sub",
+}
+
+
+def canonical(function: Callable[..., Any]) -> str:
+    """One name for a function, its method and its operator."""
+    name = getattr(function, "__name__", str(function))
+    if name == "__get__":
+        owner = getattr(function, "__self__", None)
+        return f"get:{getattr(owner, '__name__', '')}"
+    return DUNDER.get(name, name)
+
+
+class Flow(TorchFunctionMode):
+    """The mode itself.
+
+    Args:
+        rules: name -> rule.
+        parameters: the tensors that are parameters; their slices, products and tied uses are known by descent.
+        semiring: Sum() or Max().
+        normalize: "mean", "sum" or "none".
+        attention: "value" or "qkv".
+        batch_norm: "fold", "gamma" or "off".
+        dtype: of the flow.
+        signed: the parameters are a model's own; otherwise they are sizes, whose gradient at 0 is wanted too.
+    """
+
+    def __init__(
+        self,
+        rules: Mapping[str, Rule],
+        parameters: Sequence[Tensor],
+        *,
+        semiring: Sum,
+        normalize: str,
+        attention: str,
+        batch_norm: str,
+        dtype: torch.dtype,
+        signed: bool = True,
+    ) -> None:
+        super().__init__()
+        self.rules = rules
+        self.semiring = semiring
+        self.normalize = normalize
+        self.attention = attention
+        self.batch_norm = batch_norm
+        self.dtype = dtype
+        self.signed = signed
+        self.path: list[str] = []
+        # Tensors are kept by their keys below, so that no number of a freed tensor is met again.
+        self.signals: dict[int, Signal] = {}
+        self.parameters: set[int] = {id(tensor) for tensor in parameters}
+        self.held: list[Any] = list(parameters)
+
+    # What a tensor is ----------
+
+    def live(self, x: Any) -> bool:
+        """Whether `x` descends from the input."""
+        return isinstance(x, Tensor) and id(x) in self.signals
+
+    def parameter(self, x: Any) -> bool:
+        """Whether `x` descends from parameters alone."""
+        return isinstance(x, Tensor) and id(x) in self.parameters
+
+    def get(self, x: Tensor) -> Signal:
+        """The signal behind a live tensor."""
+        return self.signals[id(x)]
+
+    def put(self, value: Tensor, log: float = 0.0, *, pair: bool = False, token: bool = False) -> Tensor:
+        """Make a tensor live; a mean far from one goes into the log scale."""
+        if not token and value.numel():
+            with torch.no_grad():
+                mean = float(value.mean())
+            if mean > 0 and not SAFE[0] < mean < SAFE[1] and math.isfinite(mean):
+                value, log = value / mean, log + math.log(mean)
+        return self.bind(value, Signal(value, log, pair, token))
+
+    def bind(self, x: Tensor, signal: Signal) -> Tensor:
+        """Let the tensor object `x` stand for a signal."""
+        self.signals[id(x)] = signal
+        self.held.append(x)
+        return x
+
+    def align(self, tensors: Sequence[Tensor]) -> tuple[list[Tensor], float]:
+        """The values of several live tensors on one scale, the largest."""
+        signals = [self.get(x) for x in tensors]
+        # A branch that is zero everywhere must not decide the scale.
+        logs = [s.log for s in signals if bool(s.value.any())] or [0.0]
+        top = max(logs)
+        values = [s.value if s.log == top else s.value * math.exp(min(0.0, s.log - top)) for s in signals]
+        return values, top
+
+    def constant(self, x: Any) -> Any:
+        """A constant operand in the dtype of the flow."""
+        if isinstance(x, Tensor) and x.is_floating_point():
+            return x.detach().to(self.dtype)
+        return x
+
+    def size(self, weight: Tensor) -> Tensor:
+        """|W|; its derivative at 0 is 0 for a model's own weights (what is pruned stays pruned), 1 for given sizes."""
+        weight = weight.to(self.dtype)
+        return weight.abs() if self.signed else torch.where(weight < 0, -weight, weight)
+
+    def theta(self, weight: Tensor, fan: float) -> Tensor:
+        """|W| under the normaliser: divided by mean |W| and fan, by its sum, or as it is."""
+        size = self.size(weight)
+        if self.normalize == "none":
+            return size
+        tiny = torch.finfo(self.dtype).tiny
+        if self.normalize == "sum":
+            return size / size.sum().clamp_min(tiny)
+        return size / (size.mean().clamp_min(tiny) * fan)
+
+    def gain(self, gamma: Tensor) -> Tensor:
+        """An elementwise factor: |gamma|, scaled to mean 1 unless nothing is normalised."""
+        size = self.size(gamma)
+        if self.normalize == "none":
+            return size
+        return size / size.mean().clamp_min(torch.finfo(self.dtype).tiny)
+
+    # The dispatch ----------
+
+    def __torch_function__(
+        self, function: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Meet one operation."""
+        kwargs = kwargs or {}
+        name = canonical(function)
+        if name.startswith("get:") and name[4:] not in {"T", "mT", "H", "mH", "data", "real"}:
+            return function(*args, **kwargs)
+        leaves = tree_flatten((args, kwargs))[0]
+        tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
+        if not any(id(x) in self.signals for x in tensors):
+            return self.still(function, name, args, kwargs, tensors)
+        in_place = name.endswith("_") and not name.startswith("_") and isinstance(args[0], Tensor)
+        stem = name[:-1] if in_place else name
+        call = Call(self, function, stem, args, kwargs)
+        rule = self.rules.get(stem)
+        found = self.unknown(call) if rule is None else rule(call)
+        if stem == "setitem":
+            return None
+        if in_place and isinstance(found, Tensor):
+            signal = self.signals.get(id(found), Signal(found))
+            return self.bind(args[0], signal)
+        return found
+
+    def still(
+        self,
+        function: Callable[..., Any],
+        name: str,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        tensors: Sequence[Tensor],
+    ) -> Any:
+        """An operation without a live operand: positions become neutral, words of no input zero, the rest runs."""
+        if name in {"cos", "sin"} and not any(id(x) in self.parameters for x in tensors):
+            return torch.full_like(tensors[0], float(name == "cos"))
+        found = function(*args, **kwargs)
+        if any(id(x) in self.parameters for x in tensors):
+            if name in {"embedding", "embedding_bag"}:
+                return torch.zeros_like(found)
+            for leaf in tree_flatten(found)[0]:
+                if isinstance(leaf, Tensor) and leaf.is_floating_point():
+                    self.parameters.add(id(leaf))
+                    self.held.append(leaf)
+        return found
+
+    def values(self, call: Call) -> tuple[tuple[Any, ...], dict[str, Any], float, bool, bool]:
+        """The operands of a call as plain values on one scale, with its log, pair and token flags."""
+        leaves = tree_flatten((call.args, call.kwargs))[0]
+        found = [leaf for leaf in leaves if self.live(leaf)]
+        signals = [self.get(x) for x in found]
+        flows = [x for x, s in zip(found, signals) if not s.token]
+        aligned, log = self.align(flows)
+        table = {id(x): value for x, value in zip(flows, aligned)}
+        table |= {id(x): s.value for x, s in zip(found, signals) if s.token}
+
+        def read(x: Any) -> Any:
+            if not isinstance(x, Tensor):
+                return x
+            if id(x) in table:
+                return table[id(x)]
+            # A parameter beside a signal, as a class token in front of the words, brings no flow of the input.
+            return torch.zeros_like(x, dtype=self.dtype) if self.parameter(x) else self.constant(x)
+
+        args, kwargs = tree_map(read, (call.args, call.kwargs))
+        return args, kwargs, log, any(s.pair for s in signals), all(s.token for s in signals)
+
+    def wrap(self, found: Any, log: float, *, pair: bool = False, token: bool = False) -> Any:
+        """Mark the float tensors of a result as live (integers too where words are passed on)."""
+
+        def mark(x: Any) -> Any:
+            if not isinstance(x, Tensor) or not (x.is_floating_point() or token):
+                return x
+            return self.put(x, log, pair=pair, token=token)
+
+        return tree_map(mark, found)
+
+    def as_is(self, call: Call) -> Any:
+        """Run the operation itself on the flows."""
+        args, kwargs, log, pair, token = self.values(call)
+        if call.name != call.function.__name__ and call.function.__name__.endswith("_"):
+            args = (args[0].clone(), *args[1:])
+        return self.wrap(call.function(*args, **kwargs), log, pair=pair, token=token)
+
+    def unknown(self, call: Call) -> Any:
+        """An operation without a rule: it passes if its result is non-negative.
+
+        Raises:
+            UsageError: the result has negative entries; the sentence shows how to teach a rule.
+        """
+        args, kwargs, log, pair, token = self.values(call)
+        if call.name != call.function.__name__ and call.function.__name__.endswith("_"):
+            args = (args[0].clone(), *args[1:])
+        found = call.function(*args, **kwargs)
+        if token:
+            return found
+        for leaf in tree_flatten(found)[0]:
+            if isinstance(leaf, Tensor) and leaf.is_floating_point() and not bool((leaf >= 0).all()):
+                where = ".".join(self.path[-1:]) or "the model itself"
+                raise UsageError(
+                    f"In module {where!r} the operation {call.name!r} has no connectivity rule and makes negative flow",
+                    f"Give CoNNect(rules=register_rule({call.name!r}, rule)) with rule(call) -> tensor",
+                )
+        return self.wrap(found, log, pair=pair)
+
+
+KEPT_HOOKS = ("BasePruningMethod", "WeightNorm", "SpectralNorm")
+"""Classes of hooks that compute a weight and therefore must run."""
+
+
+def computes_weight(hook: Any) -> bool:
+    """Whether a hook is a pruning or reparametrisation of torch, without which the weight would be stale."""
+    return any(kind.__name__ in KEPT_HOOKS for kind in type(hook).__mro__)
+
+
+@contextmanager
+def quiet(model: nn.Module, flow: Flow, module_rules: Mapping[type, ModuleRule]) -> Iterator[None]:
+    """Eval mode, the user's hooks silenced, module rules in place and module paths followed; all undone at the end."""
+    modules = list(model.named_modules())
+    before = [(m, m.training, m._forward_hooks, m._forward_pre_hooks) for _, m in modules]
+    replaced: list[nn.Module] = []
+    try:
+        for name, module in modules:
+            module.training = False
+            kept = OrderedDict((k, h) for k, h in module._forward_pre_hooks.items() if computes_weight(h))
+
+            def enter(*_: Any, name: str = name) -> None:
+                flow.path.append(name)
+
+            def leave(*_: Any) -> None:
+                flow.path.pop()
+
+            kept[-1] = enter
+            module.__dict__["_forward_pre_hooks"] = kept
+            module.__dict__["_forward_hooks"] = OrderedDict({-1: leave})
+            rule = next((module_rules[kind] for kind in type(module).__mro__ if kind in module_rules), None)
+            if rule is not None and "forward" not in module.__dict__:
+                module.__dict__["forward"] = bound(rule, flow, module)
+                replaced.append(module)
+        yield
+    finally:
+        for module in replaced:
+            del module.__dict__["forward"]
+        for module, training, hooks, pre_hooks in before:
+            module.training = training
+            module.__dict__["_forward_hooks"] = hooks
+            module.__dict__["_forward_pre_hooks"] = pre_hooks
+
+
+def bound(rule: ModuleRule, flow: Flow, module: nn.Module) -> Callable[..., Any]:
+    """A forward that calls the rule, inside the mode, if one of its arguments is live."""
+    original = module.forward
+
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        if not any(flow.live(leaf) for leaf in tree_flatten((args, kwargs))[0]):
+            return original(*args, **kwargs)
+        return rule(flow, module, args, kwargs)
+
+    return forward
