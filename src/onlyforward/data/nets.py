@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from math import prod
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
 from onlyforward.core.checks import check_choice
-from onlyforward.core.errors import FileError, UsageError
+from onlyforward.core.errors import UsageError
 from onlyforward.core.keys import Key
 from onlyforward.data.modules import Attention, Graph, HardSign, Recurrent, Spiking, row_reader
 from onlyforward.data.residual import cifar_resnet, resnet5, resnet8, vgg8
+from onlyforward.run.userfile import user_function
 
 if TYPE_CHECKING:
     from onlyforward.data.sets import Dataset
@@ -155,17 +154,7 @@ def build(name: str, data: Dataset, *, seed: int = 0) -> nn.Module:
 
 def from_file(reference: str, data: Dataset) -> nn.Module:
     """Run the factory that a user names as "file.py:factory": code that the user chose, and the only code we run."""
-    file, _, factory = reference.rpartition(":")
-    if not Path(file).is_file():
-        raise FileError(f"There is no file {file}", "Name the model as file.py:factory")
-    spec = importlib.util.spec_from_file_location(Path(file).stem, file)
-    if spec is None or spec.loader is None:
-        raise FileError(f"{file} is no Python file", "Name the model as file.py:factory")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    if not callable(getattr(module, factory, None)):
-        raise FileError(f"{file} has no function {factory!r}", "Name a function of (shape, classes) -> torch.nn.Module")
-    made = getattr(module, factory)(data.shape, data.classes)
+    made = user_function(reference)(data.shape, data.classes)
     if not isinstance(made, nn.Module):
         raise UsageError(f"{reference} gives a {type(made).__name__}", "Return a torch.nn.Module")
     return made

@@ -1,0 +1,65 @@
+"""The plain reading of a report: what a non-specialist may conclude from a map, and what not."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from onlyforward.explain.evaluation import Judged
+from onlyforward.explain.metrics import plane
+
+if TYPE_CHECKING:
+    from onlyforward.explain.command import Explain
+
+PLACES = (("top", "middle", "bottom"), ("left", "centre", "right"))
+
+
+def where(judged: Judged) -> tuple[str, float]:
+    """The ninth of the picture that holds most of the map, and its share of the positive mass."""
+    values = plane(judged.map.map).clamp(min=0)
+    height, width = values.shape
+    best = ("everywhere", 0.0)
+    for i in range(3):
+        for j in range(3):
+            part = values[i * height // 3 : (i + 1) * height // 3, j * width // 3 : (j + 1) * width // 3]
+            share = float(part.sum() / values.sum().clamp(min=1e-300))
+            if share > best[1]:
+                place = f"{PLACES[0][i]} {PLACES[1][j]}" if (i, j) != (1, 1) else "centre"
+                best = (place, share)
+    return best
+
+
+def reading(done: list[Judged], options: Explain) -> tuple[str, list[str]]:
+    """The answer in one sentence, and the notes that a reader needs."""
+    first = done[0]
+    place, share = where(first)
+    sure = first.map.full_cosine_estimate
+    queries = sum(one.queries for one in done)
+    answer = (
+        f'"{first.label or first.target}" (score {first.score_clean:.2f}) rests most on the {place} of {first.name} '
+        f"({100 * share:.0f} % of the map); {queries} questions were paid."
+    )
+    if len(done) > 1:
+        answer += f" {len(done)} pictures were explained."
+    notes = [
+        f"How it was done: {first.map.choice}; what is removed is replaced by {options.removal}.",
+        "How sure: repeated with other questions the map would agree with the endless one to a cosine of about "
+        f"{sure:.2f}. That number sees chance alone: a coarse grid looks surer than it is.",
+    ]
+    if not math.isnan(first.map.residual):
+        notes.append(
+            f"What the map leaves unexplained: {100 * max(0.0, first.map.residual):.0f} % of the changes in score on "
+            "questions that were held back."
+        )
+    if "faithfulness" in first.extra:
+        better = first.extra["faithfulness"] - first.extra["random_faithfulness"]
+        verdict = "is informative" if better > 0.05 else "is hardly better than guessing: do not rely on it"
+        notes.append(
+            f"Is it right? Removing what the map calls important lowers the score and bringing it in raises it by "
+            f"{better:.2f} more than a random map does: this map {verdict}."
+        )
+    notes.append(
+        "Limits: bright regions changed the answer when they were hidden; that is no proof of why, and says nothing "
+        "about other pictures. With access to gradients, use the gradient."
+    )
+    return answer, notes
