@@ -138,7 +138,10 @@ def cosines(x: Tensor, side: int, colour: bool) -> Basis:
     down, across = dct_rows(height, side), dct_rows(width, side)
 
     def lift(c: Tensor) -> Tensor:
-        planes = down.T.to(c) @ c.reshape(len(c), -1, side, side) @ across.to(c)
+        # Batched products, one per row, have the same bits whatever the batch.
+        flat = c.reshape(-1, side, side)
+        planes = torch.bmm(down.T.to(c).expand(len(flat), -1, -1), flat)
+        planes = torch.bmm(planes, across.to(c).expand(len(flat), -1, -1)).reshape(len(c), -1, height, width)
         return planes if colour else planes.expand(-1, channels, -1, -1) / channels**0.5
 
     def adjoint(v: Tensor) -> Tensor:

@@ -65,8 +65,10 @@ class Explain(Common):
     """Comma-separated competitors at equal cost: rise, lime, kernel-shap, occlusion, geex."""
     peer_budget: int = 0
     """Questions of each competitor (default: --budget)."""
-    evaluate: bool | None = None
-    """Deletion, insertion and checks beside a random map (default: on for local models, off for endpoints)."""
+    evaluate: bool = True
+    """Deletion, insertion and checks beside a random map; never on paid endpoints, which --evaluate-paid allows."""
+    evaluate_paid: bool = False
+    """Spend further questions of an endpoint on the evaluation."""
     advise: bool = False
     """Show the plan, its price and what it can promise; ask nothing."""
     question: str = "What is shown in this picture?"

@@ -75,6 +75,10 @@ class Gradient:
         self.step = self.sigma * math.sqrt(self.basis.d / self.basis.k)
         self.needs_clean = self.difference == "forward"
         self.pairs = self.difference == "antithetic"
+        # The first column of a Hadamard matrix is constant: without a clean score it cannot be told from the mean.
+        self.skipped = int(self.directions == "orthogonal" and self.difference in ("mean", "plain"))
+        self.drawn = (1, self.basis.k + self.skipped)
+        self.width = 1 << (self.drawn[1] - 1).bit_length()
 
     # Questions -------------------------------------------------------------------------------------------------------
 
@@ -84,14 +88,14 @@ class Gradient:
         which = asked // 2 if self.pairs else asked
         low, high = int(which[0]), int(which[-1]) + 1
         noise = self.noise(low, high)[which - low]
-        signs = 1.0 - 2.0 * (asked % 2) if self.pairs else torch.ones(count)
+        signs = 1.0 - 2.0 * (asked % 2).double() if self.pairs else torch.ones(count, dtype=torch.float64)
         moved = self.basis.lift(noise * (self.step * signs)[:, None].to(noise))
         return self.bases(which) + moved.to(self.x)
 
     def noise(self, low: int, high: int) -> Tensor:
         """Unit directions low..high-1: [n, k]."""
         like = torch.zeros(1, dtype=torch.float64)  # the weights' own, so that `correlate` replays the same numbers
-        return self.kind.draw(self.site, slice(low, high), (1, self.basis.k), like)[:, 0]
+        return self.kind.draw(self.site, slice(low, high), self.drawn, like)[:, 0, self.skipped :]
 
     def bases(self, which: Tensor) -> Tensor:
         """The point around which each direction looks: [n, *shape] or [1, *shape]."""
@@ -143,26 +147,38 @@ class Gradient:
             return self.ridge(signal, half)
         weigh = LeaveOneOut() if self.difference == "mean" else Mean()
         weight = weigh(signal[:, None])[0]
+        if self.difference == "mean" and self.directions == "orthogonal":
+            weight = weight * self.without_replacement(signal)
         total, square = self.correlated(weight)
         ran = signal.isfinite()
         count = max(2, int(ran.sum()))
         variance = (square * count - total**2).clamp(min=0) / (count - 1)
         if self.directions == "orthogonal" and self.difference in ("forward", "antithetic"):
             # Without replacement: the error vanishes once all rows of the matrix were asked.
-            width = 1 << max(0, self.basis.k - 1).bit_length()
-            variance = variance * max(0.0, 1 - count / width)
+            variance = variance * max(0.0, 1 - count / self.width)
         # Halves of an orthogonal design cannot agree, because their rows exclude each other: the errors tell instead.
         energy = float(total.square().sum())
         sure = math.sqrt(max(0.0, 1 - float(variance.sum()) / energy)) if energy else 0.0
         sure = sure if self.directions == "orthogonal" else math.nan
         return replace(self.shown(total / self.step, variance.sqrt() / self.step), sure=sure)
 
+    def without_replacement(self, signal: Tensor) -> float:
+        """Leave-one-out's factor n / (n - 1) is for independent directions; rows of one matrix exclude each other.
+
+        With n_b rows of width W in block b, the mean of sum (y - mean y) eps is g times
+        n - 1 + sum n_b (n_b - 1) / (n (W - 1)).
+        """
+        ran = signal.isfinite()
+        n = int(ran.sum())
+        own = torch.bincount(torch.arange(len(signal))[ran] // self.width).double()
+        repeated = float((own * (own - 1)).sum()) / (n * max(1, self.width - 1))
+        return (n - 1) / (n - 1 + repeated) if n > 1 else 1.0
+
     def correlated(self, weight: Tensor) -> tuple[Tensor, Tensor]:
         """Sum w eps and sum (w eps)^2 over the directions, in coordinates, or in pixels where paths weigh them: [k]."""
         if self.path == "expected":
             return self.path_sums(weight)
-        shape = (1, self.basis.k)
-        total = self.kind.correlate(weight, self.site, shape, 1.0)[0]
+        total = self.kind.correlate(weight, self.site, self.drawn, 1.0)[0, self.skipped :]
         if self.directions in ("orthogonal", "rademacher"):
             return total, (weight**2).sum().expand_as(total)
         square = torch.zeros_like(total)

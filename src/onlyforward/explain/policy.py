@@ -100,7 +100,8 @@ def choose(wish: Wish, shape: tuple[int, ...], budget: int, spread: float) -> Ch
         if wish.map == "auto" and wide and wish.basis == "auto" and not wish.blocks:
             kind = "presence"
     if kind == "presence":
-        return Choice("presence", "soft", "", "", free(wish.solver, "ridge"), 0.0)
+        cells = min(7, *(max(2, side // 2) for side in shape[1:])) if len(shape) == 3 else 7
+        return Choice("presence", "soft", "", "", free(wish.solver, "ridge"), 0.0, cells=cells)
     if kind in ("shapley", "banzhaf"):
         basis = wish.basis
         if basis == "auto":

@@ -8,6 +8,7 @@ mean(f) mean(M)); with the ridge solver the scores are regressed on the masks se
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,6 +21,8 @@ from onlyforward.explain.ridge import Equations, fit, smooth
 
 FINE = 28
 """Side of the grid on which effects are solved for."""
+CHUNK = 64
+"""Masks that are summed at once."""
 LENGTHS = (0.06, 0.1, 0.16, 0.25)
 """Length scales of the prior, as shares of the image's side."""
 
@@ -74,8 +77,8 @@ class Presence:
         check_range(self.cells, name="cells", low=2, high=min(self.size))
         fine = FINE if self.solver == "ridge" else min(self.size)
         self.fine = (min(fine, self.size[0]), min(fine, self.size[1]))
-        self.halves = [Equations(self.fine[0] * self.fine[1]) for _ in range(2)]
-        self.sums = [Moments(self.size) for _ in range(2)]
+        self.waiting: list[list[tuple[Tensor, Tensor]]] = [[], []]
+        self.sums: list[Any] = [self.summed([]), self.summed([])]
         self.asked: tuple[int, Tensor] = (0, torch.zeros(0))
 
     def rows(self, first: int, count: int) -> Tensor:
@@ -91,26 +94,35 @@ class Presence:
             mask = masks(self.key, first, len(scores), self.cells, self.size)
         mask = mask[: len(scores)]
         good = scores.isfinite()
+        if self.solver == "ridge":
+            mask = torch.nn.functional.interpolate(mask[:, None], size=self.fine, mode="area").flatten(1) - 0.5
         for half in range(2):
             own = good & ((torch.arange(first, first + len(scores)) // 2) % 2 == half)
-            if not bool(own.any()):
-                continue
-            if self.solver == "mean":
-                self.sums[half].add(mask[own].double(), scores[own].double())
-            else:
-                small = torch.nn.functional.interpolate(mask[own][:, None], size=self.fine, mode="area")[:, 0]
-                self.halves[half].add(small.flatten(1) - 0.5, scores[own])
+            self.waiting[half] += list(zip(mask[own], scores[own], strict=True))
+            while len(self.waiting[half]) >= CHUNK:
+                self.sums[half] = self.sums[half].joined(self.summed(self.waiting[half][:CHUNK]))
+                del self.waiting[half][:CHUNK]
+
+    def summed(self, pairs: list[tuple[Tensor, Tensor]]) -> Equations | Moments:
+        """Sums of some masks and scores; chunks of one size keep the bits whatever the batches were."""
+        found = Equations(self.fine[0] * self.fine[1]) if self.solver == "ridge" else Moments(self.size)
+        if pairs:
+            found.add(torch.stack([m for m, _ in pairs]).double(), torch.stack([s for _, s in pairs]).double())
+        return found
+
+    def half(self, half: int) -> Any:
+        """The sums of one half, those of the last, open chunk included."""
+        return self.sums[half].joined(self.summed(self.waiting[half]))
 
     def estimate(self, half: int | None = None) -> Estimate:
         """Effect per pixel [h, w]; see `Estimator`."""
+        sums = self.half(0).joined(self.half(1)) if half is None else self.half(half)
         if self.solver == "mean":
-            sums = self.sums[0].joined(self.sums[1]) if half is None else self.sums[half]
             effect, error = sums.effect()
             return Estimate(effect, error, effect.flatten())
-        equations = self.halves[0].joined(self.halves[1]) if half is None else self.halves[half]
         places = centres(*self.fine)
-        found = fit(equations, [smooth(places, length) for length in LENGTHS])
-        residual = self.halves[1].unexplained(found.mean, centre=True) if half == 0 else float("nan")
+        found = fit(sums, [smooth(places, length) for length in LENGTHS])
+        residual = self.half(1).unexplained(found.mean, centre=True) if half == 0 else float("nan")
         return Estimate(self.enlarge(found.mean), self.enlarge(found.deviation), found.mean, residual)
 
     def enlarge(self, values: Tensor) -> Tensor:

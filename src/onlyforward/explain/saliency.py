@@ -127,7 +127,7 @@ class Saliency:
 
     def attribute(
         self,
-        inputs: Tensor,
+        inputs: Tensor | tuple[Tensor, ...],
         baselines: Tensor | str | None = None,
         target: Target = None,
         additional_forward_args: Any = None,
@@ -137,11 +137,12 @@ class Saliency:
         key: int | Key = 0,
         until: float = 0.0,
         progress: Callable[[int], None] | None = None,
-    ) -> Attribution:
+    ) -> Any:
         """The map of one x [...], or of each of a batch [b, ...] (vectors and images; the budget is for each).
 
         Args:
-            inputs: [d], [c, h, w], or with a batch dimension in front.
+            inputs: [d], [c, h, w], or with a batch dimension in front; a tuple of one, as Captum's metrics hand it
+                over, gives a tuple of one.
             baselines: replaces the constructor's.
             target: output index, one per x, a function of the answers [n, c] -> [n], or None for the top output.
             additional_forward_args: must be None: an oracle takes rows alone.
@@ -151,12 +152,22 @@ class Saliency:
             until: stop as soon as the estimated cosine reaches this.
             progress: called with the number of questions after every batch.
 
+        Returns:
+            An `Attribution`, shape of the inputs (presence: without the channels).
+
         Raises:
             UsageError: settings that exclude each other, a target out of range.
             BudgetSpent: the oracle's own budget ended; its `partial` is the map so far.
         """
         if additional_forward_args is not None:
             raise UsageError("An oracle takes no further arguments", "Bind them into the function")
+        if isinstance(inputs, tuple):
+            inside = baselines[0] if isinstance(baselines, tuple) else baselines
+            return (
+                self.attribute(
+                    inputs[0], inside, target, None, perturbations_per_eval, budget=budget, key=key, until=until
+                ),
+            )
         x = torch.as_tensor(inputs).detach()
         single = x.ndim in (1, 3)
         batch = x[None] if single else x

@@ -101,7 +101,7 @@ def one(
         )
     paid = account.queries - before
     judged = Judged(path.name, x, found, target, name, clean, paid, replace(account), 0, {}, {})
-    wanted = options.evaluate if options.evaluate is not None else not model.chat
+    wanted = options.evaluate and (not model.chat or model.judge is not None or options.evaluate_paid)
     if wanted:
         own = replace(model.judge or model.oracle, account=Account())
         if replay is not None:
