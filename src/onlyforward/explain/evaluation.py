@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -17,7 +16,7 @@ from onlyforward.explain.checks import infidelity, sensitivity_max
 from onlyforward.explain.metrics import Curve, cosine, deletion, gini, insertion, plane, random_map, spearman
 from onlyforward.explain.saliency import Attribution, Saliency
 from onlyforward.explain.scores import judge, probabilities
-from onlyforward.run.oracle import Account, Limits, Oracle
+from onlyforward.run.oracle import Account, Oracle
 from onlyforward.run.userfile import user_function
 
 if TYPE_CHECKING:
@@ -73,17 +72,31 @@ class Judged:
         return own | self.extra
 
 
-def evaluate(judged: Judged, oracle: Oracle, score: str, key: Key, explainer: Saliency) -> None:
-    """Deletion, insertion, infidelity and sensitivity; every row is counted as an evaluation query."""
-    target = judged.target
-    if oracle.decode is None and judged.label and explainer.score == "logit" and explainer.oracle.decode is not None:
-        target = int(oracle(judged.x[None])[0].argmax())  # a chat's map, judged by the served classifier itself
+@dataclass(frozen=True)
+class Check:
+    """What maps are judged by.
 
-    value = partial(scored, oracle, target, score)
-    own = (deletion(value, judged.x, judged.map.map), insertion(value, judged.x, judged.map.map))
+    Attributes:
+        oracle: the black box, with an account of its own.
+        target: output that is watched.
+        score: probability, logit or log-probability.
+    """
+
+    oracle: Oracle
+    target: Any
+    score: str
+
+    def __call__(self, rows: Tensor) -> Tensor:
+        """Scores [n] of rows."""
+        return judge(self.oracle(rows), self.target, self.score)
+
+
+def evaluate(judged: Judged, check: Check, key: Key, explainer: Saliency) -> None:
+    """Deletion, insertion, infidelity and sensitivity; every row is counted as an evaluation query."""
+    own = (deletion(check, judged.x, judged.map.map), insertion(check, judged.x, judged.map.map))
     size = (judged.x.shape[1], judged.x.shape[2])
     blind = [random_map(size, key.at(copy=i)) for i in range(RANDOM)]
-    random = [(deletion(value, judged.x, one), insertion(value, judged.x, one)) for one in blind]
+    random = [(deletion(check, judged.x, one), insertion(check, judged.x, one)) for one in blind]
     judged.curves |= {"map": own, "random": random[0]}
     down = sum(pair[0].area for pair in random) / RANDOM
     up = sum(pair[1].area for pair in random) / RANDOM
@@ -91,16 +104,16 @@ def evaluate(judged: Judged, oracle: Oracle, score: str, key: Key, explainer: Sa
         "random_deletion": down,
         "random_insertion": up,
         "random_faithfulness": up - down,
-        "infidelity": infidelity(value, judged.x, spread_over(judged.map.map, judged.x), key=key, normalise=True),
+        "infidelity": infidelity(check, judged.x, spread_over(judged.map.map, judged.x), key=key, normalise=True),
     }
     draws, budget = SENSITIVITY
-    local = replace(explainer, oracle=oracle, score=score)
 
     def again(x: Tensor) -> Tensor:
-        return local.attribute(x, target=target, budget=budget, key=key).map
+        found: Tensor = explainer.attribute(x, target=check.target, budget=budget, key=key).map
+        return found
 
     judged.extra["sensitivity_max"] = sensitivity_max(again, judged.x, key=key, draws=draws)
-    judged.evaluation_queries += oracle.account.queries
+    judged.evaluation_queries += check.oracle.account.queries
 
 
 def spread_over(values: Tensor, x: Tensor) -> Tensor:
@@ -114,27 +127,23 @@ def areas(prefix: str, pair: tuple[Curve, Curve]) -> dict[str, float]:
     return {f"{prefix}deletion": down, f"{prefix}insertion": up, f"{prefix}faithfulness": up - down}
 
 
-def peer_maps(options: Explain, judged: Judged, oracle: Oracle, score: str, key: Key, wanted: bool) -> None:
+def peer_maps(
+    options: Explain, judged: Judged, asked: Oracle, target: Any, score: str, key: Key, check: Check | None
+) -> None:
     """The competitors that were asked for, on the same black box at their own cost."""
     from onlyforward.explain.peers import PEERS
 
     for name in (word.strip() for word in options.peers.split(",") if word.strip()):
         check_choice(name, PEERS, name="peer")
         prefix = f"{name.replace('-', '_')}_"
-        own = replace(oracle, account=Account(), limits=Limits())
+        own = replace(asked, account=Account())
         peer = PEERS[name](own, baseline="zero", score=score, batch=options.batch)
-        found = peer.attribute(judged.x, target=judged.target, budget=options.peer_budget or options.budget, key=key)
+        found = peer.attribute(judged.x, target=target, budget=options.peer_budget or options.budget, key=key)
         judged.extra[f"{prefix}queries"] = float(own.account.queries)
         judged.extra[f"{prefix}cosine"] = cosine(plane(found), plane(judged.map.map))
-        if wanted:
-            value = partial(scored, own, judged.target, score)
-            judged.curves[name] = (deletion(value, judged.x, found), insertion(value, judged.x, found))
+        if check is not None:
+            judged.curves[name] = (deletion(check, judged.x, found), insertion(check, judged.x, found))
             judged.extra |= areas(prefix, judged.curves[name])
-
-
-def scored(oracle: Oracle, target: Any, score: str, rows: Tensor) -> Tensor:
-    """Scores [n] of rows."""
-    return judge(oracle(rows), target, score)
 
 
 def white_box(reference: str, judged: Judged) -> None:

@@ -19,7 +19,7 @@ from onlyforward.core.checks import check_choice, check_range
 from onlyforward.core.errors import BudgetSpent, FileError, UsageError
 from onlyforward.explain.answers import AnswerScore
 from onlyforward.explain.bases import make_basis
-from onlyforward.explain.evaluation import Judged, evaluate, peer_maps, white_box
+from onlyforward.explain.evaluation import Check, Judged, evaluate, peer_maps, white_box
 from onlyforward.explain.images import find_target, pictures, read_image
 from onlyforward.explain.models import CLEAR, Model, opened, readings
 from onlyforward.explain.overlay import save_curves, save_overlay
@@ -28,7 +28,7 @@ from onlyforward.explain.policy import LEAST, Choice, Wish, choose, promise
 from onlyforward.explain.removal import REMOVALS
 from onlyforward.explain.saliency import Attribution, Saliency
 from onlyforward.explain.scores import SCORES, judge
-from onlyforward.run.oracle import Account, Oracle
+from onlyforward.run.oracle import Account, Limits, Oracle
 from onlyforward.run.replay import Replay
 
 if TYPE_CHECKING:
@@ -101,18 +101,25 @@ def one(
         )
     paid = account.queries - before
     judged = Judged(path.name, x, found, target, name, clean, paid, replace(account), 0, {}, {})
-    wanted = options.evaluate and (not model.chat or model.judge is not None or options.evaluate_paid)
-    if wanted:
-        own = replace(model.judge or model.oracle, account=Account())
-        if replay is not None:
-            own = replace(own, ask=replay.of(own.ask))
-        evaluate(judged, own, score if not model.chat else "probability", key, explainer)
-    peer_maps(options, judged, oracle if model.chat else own if wanted else model.oracle, score, key, wanted)
+    asked = replace(oracle, limits=Limits(), account=Account())
+    check = None
+    if options.evaluate and (not model.chat or model.judge is not None or options.evaluate_paid):
+        check = check_of(model, asked, x, target, score)
+        evaluate(judged, check, key, replace(explainer, oracle=check.oracle, score=check.score))
+    peer_maps(options, judged, asked, target, score, key, check)
     if options.truth:
         white_box(options.truth, judged)
     judged.seconds = time.perf_counter() - begin
     save(context, path, x, found, f"{path.name}: {name or target}", judged)
     return judged
+
+
+def check_of(model: Model, asked: Oracle, x: Tensor, target: Any, score: str) -> Check:
+    """What maps are judged by: the model itself, or the classifier that a loopback endpoint serves."""
+    if model.judge is None:
+        return Check(replace(asked, account=Account()), target, score)
+    served = replace(model.judge, account=Account())
+    return Check(served, int(served(x[None])[0].argmax()), "probability")
 
 
 def prepared(options: Explain, model: Model, oracle: Oracle, x: Tensor) -> tuple[int, Any, str, Oracle, float, str]:
