@@ -14,6 +14,7 @@ from onlyforward.core.errors import CheckpointError, UsageError
 from onlyforward.core.keys import Key
 from onlyforward.detect.embed import fit_embedding
 from onlyforward.detect.estimator import QuantumSVDD
+from onlyforward.detect.fitting import begin
 from onlyforward.detect.objective import CollapsedDetector, first_center
 from onlyforward.detect.score import crossfit, distance, fit_law, mahalanobis, threshold
 
@@ -171,7 +172,7 @@ def test_every_preprocessing_gives_states_of_norm_1(kind, digits):
 def test_soft_boundary_radius_is_the_quantile_of_the_distances(digits):
     train, _, _ = digits
     detector = QuantumSVDD.preset("digits", objective="soft-boundary", max_epochs=12, random_state=0)
-    trainer = detector.begin(train)
+    trainer = begin(detector, train)
     while trainer.epoch < 12:
         trainer.run_epoch()
     d = ((trainer.latents() - trainer.center) ** 2).sum(1).numpy()

@@ -191,11 +191,11 @@ DEMO = Demo(options=DemoOptions(), targets={"detect_auc": (">=", 0.95)})
 
 def run(options: Any, context: Context) -> Result:
     """Run one `detect` command."""
-    from onlyforward.detect import study
+    from onlyforward.detect import scoring, study
 
     work = {
         Fit: study.fit,
-        Score: study.score,
+        Score: scoring.score,
         DemoOptions: study.demo,
     }
     return work[type(options)](options, context)

@@ -50,7 +50,7 @@ def save(detector: QuantumSVDD, folder: Path) -> None:
         "layers": detector.circuit_.layers,
         "history": detector.history_,
         "calibrated_on": detector.calibrated_on_,
-        "calibrated_shots": detector.scoring_shots,
+        "calibrated_shots": detector._calibrated_shots,
         "seed": detector._seed,
         "names": None if names is None else list(names),
         "sha256": sha256(content).hexdigest(),

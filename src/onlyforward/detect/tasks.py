@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from onlyforward.core.checks import check_choice
+from onlyforward.core.checks import check_choice, require
 from onlyforward.core.errors import UsageError
 from onlyforward.core.keys import Key
 from onlyforward.data import sets
@@ -18,6 +20,7 @@ from onlyforward.detect.tabular import check_normal, check_table, read_images, r
 
 if TYPE_CHECKING:
     from onlyforward.detect.command import Fit
+    from onlyforward.run.context import Context
 
 DATA = ("digits", "mnist", "fashion_mnist")
 
@@ -170,3 +173,22 @@ def table_task(options: Fit, path: Path, key: Key) -> Task:
         anomalous=~np.isin(tested, normal),
         ids=tuple(table.ids[i] for i in tested),
     )
+
+
+def named(rows: np.ndarray, columns: tuple[str, ...]) -> Any:
+    """Rows with their column names, so that a detector remembers them."""
+    if not columns:
+        return rows
+    return require("pandas", "data").DataFrame(rows, columns=list(columns))
+
+
+@contextmanager
+def told(context: Context) -> Iterator[None]:
+    """Warnings of the library as one line each on stderr."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", UserWarning)
+        try:
+            yield
+        finally:
+            for text in dict.fromkeys(str(item.message) for item in caught if item.category is UserWarning):
+                context.warn(text)
