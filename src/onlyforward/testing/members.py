@@ -7,6 +7,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from onlyforward.core.allocate.bernoulli import BernoulliAllocator
+from onlyforward.core.allocate.gaussian import GaussianAllocator
+from onlyforward.core.allocate.halving import Halving
 from onlyforward.core.allocate.neyman import Neyman
 from onlyforward.core.allocate.uniform import Uniform
 from onlyforward.core.perturb.choices import Choices
@@ -112,4 +115,7 @@ ALLOCATIONS = (
     ("neyman residual", Neyman("residual")),
     ("neyman loss", Neyman("loss")),
     ("neyman sqrt-loss", Neyman("sqrt-loss")),
+    ("gaussian", GaussianAllocator()),
+    ("bernoulli", BernoulliAllocator()),
+    ("halving", Halving()),
 )

@@ -12,8 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from onlyforward.core.allocate.halving import Reweighted
 from onlyforward.core.allocate.neyman import Neyman
-from onlyforward.core.allocate.plan import Features, Plan, make_plan
+from onlyforward.core.allocate.plan import Features, Plan
 from onlyforward.core.allocate.uniform import Uniform
 from onlyforward.core.keys import Key
 from onlyforward.core.params import Params
@@ -170,17 +171,6 @@ class FloorUniform(Uniform):
         return super().plan(max(features.items * (budget // features.items), features.items), features)
 
 
-class EqualRows(Uniform):
-    """Rows weighted 1/N: the gradient of a re-weighted loss."""
-
-    def plan(self, budget: int, features: Features) -> Plan:
-        """Counts that follow the loss, weights that do not."""
-        if features.loss is None or not bool(features.loss.isfinite().all()) or float(features.loss.sum()) == 0:
-            return super().plan(budget, features)
-        plan = make_plan(features.loss, budget)
-        return replace(plan, weight=torch.full_like(plan.weight, 1 / budget))
-
-
 def perturbation(damage: Callable[[LinearProbe, Key], LinearProbe], inner: Any = None) -> Callable[[], Any]:
     """Hold the laws of a perturbation against a damaged one."""
     whole = Parameters(sigma=0.5) if inner is None else inner
@@ -231,7 +221,7 @@ SABOTAGES: dict[str, Callable[[], Any]] = {
     "q moved before weighting": lambda: check_weighting(MovedFirst(0.25, tracker="batch"), slope=0.3178, bias=0.02),
     "Neyman by variance": lambda: check_allocation(SquaredNeyman(), proportional=True),
     "budget rounded down": lambda: check_allocation(FloorUniform()),
-    "rows weighted 1/N": lambda: check_allocation(EqualRows()),
+    "rows weighted 1/N": lambda: check_allocation(Reweighted(Neyman())),
 }
 
 

@@ -6,17 +6,19 @@ the gain over uniform counts is B sum S^2 / (sum S)^2 = 1 + CV(S)^2 (Neyman 1934
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from onlyforward.core.allocate.plan import Features, Plan, make_plan, usable
+from onlyforward.core.allocate.plan import Features, Plan, check_infinite, make_plan, usable
 from onlyforward.core.checks import check_choice, check_range
 from onlyforward.core.errors import UsageError
 
 PROXIES = ("residual", "loss", "sqrt-loss", "history", "residual*history")
+"""And "pilot:m": m runs of every item size the plan and are never averaged."""
 
 
 @dataclass
@@ -25,7 +27,8 @@ class Neyman:
 
     Attributes:
         proxy: "residual" (|softmax(z) - onehot| of the clean run), "loss", "sqrt-loss", "history" (exponential average
-            of realised root-mean-square coefficients by id; unknown ids take the mean) or "residual*history".
+            of realised root-mean-square coefficients by id; unknown ids take the mean), "residual*history", or
+            "pilot:m": whoever runs the items spends `pilots` runs on each and gives what they show as the residual.
         n_min: least runs of an item.
         floor: S_i is at least floor times mean S, so that a wrong proxy cannot starve an item.
         ema: weight of the past in the history.
@@ -40,13 +43,24 @@ class Neyman:
     history: dict[int, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        check_choice(self.proxy, PROXIES, name="proxy")
+        if not self.pilots:
+            check_choice(self.proxy, PROXIES, name="proxy")
         check_range(self.floor, name="floor", low=0.0, high=1.0)
         check_range(self.ema, name="ema", low=0.0, high=1.0)
 
+    @property
+    def pilots(self) -> int:
+        """Runs of every item that size the plan: m of the proxy "pilot:m", otherwise 0."""
+        word, _, number = self.proxy.partition(":")
+        return int(number) if word == "pilot" and number.isdigit() and int(number) > 1 else 0
+
     def plan(self, budget: int, features: Features) -> Plan:
-        """Counts [items] that sum to the budget; uniform where the features say nothing."""
-        spread = self.spread(features)
+        """Counts [items] that sum to the budget; uniform where the features say nothing.
+
+        Raises:
+            UsageError: an infinite feature, or a budget below n_min runs an item.
+        """
+        spread = self.spread(check_infinite(features))
         if spread is None or not usable(spread):
             return make_plan(torch.ones(features.items), budget, n_min=self.n_min)
         spread = spread.double().clamp(min=self.floor * float(spread.double().mean()))
@@ -58,7 +72,7 @@ class Neyman:
 
     def spread(self, features: Features) -> Tensor | None:
         """S_i by the chosen proxy: [items], or None where it is not given."""
-        if self.proxy == "residual":
+        if self.proxy == "residual" or self.pilots:
             return features.residual
         if self.proxy == "loss":
             return features.loss
@@ -78,3 +92,11 @@ class Neyman:
         """Take in realised root-mean-square coefficients [items] of the items `ids`."""
         for i, value in zip(ids, coefficients.tolist(), strict=True):
             self.history[int(i)] = self.ema * self.history.get(int(i), value) + (1 - self.ema) * value
+
+    def state(self) -> dict[str, Any]:
+        """What the next plan depends on, as data that JSON can hold."""
+        return {"history": {str(name): value for name, value in self.history.items()}}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Continue where `state()` was taken."""
+        self.history = {int(name): float(value) for name, value in state["history"].items()}

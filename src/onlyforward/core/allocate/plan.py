@@ -109,6 +109,20 @@ def predicted_gain(spread: Tensor, counts: Tensor, budget: int) -> float:
     return uniform / planned if planned > 0 else 1.0
 
 
+def check_infinite(features: Features) -> Features:
+    """Return the features; an infinite one is refused by name, because no share of a budget follows from it.
+
+    Raises:
+        UsageError: names the feature and the item.
+    """
+    for name in ("loss", "residual", "cost"):
+        values = getattr(features, name)
+        if values is not None and bool(values.isinf().any()):
+            item = int(values.isinf().nonzero()[0])
+            raise UsageError(f"The {name} of item {item} is infinite", "Cap it, or leave the item out")
+    return features
+
+
 def usable(values: Tensor | None) -> bool:
     """Whether features say anything: finite, non-negative and not all zero."""
     return (
