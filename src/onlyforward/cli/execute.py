@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import sys
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from onlyforward.cli.settings import changed, to_flags, to_toml
 from onlyforward.core.errors import BudgetSpent, OnlyForwardError
 from onlyforward.run.checkpoint import write_atomically
 from onlyforward.run.context import Common, Context
-from onlyforward.run.result import Result, plain
+from onlyforward.run.result import Result
 from onlyforward.run.signals import Interrupted
 
 if TYPE_CHECKING:
@@ -20,25 +22,42 @@ if TYPE_CHECKING:
 
 
 def execute(command: Command, options: Any, *, resuming: bool = False) -> int:
-    """Run `command` with `options` and deliver what it returns; returns the exit code."""
+    """Run `command` with `options`, deliver what it returns and show it; returns the exit code."""
     if not isinstance(options, Common):
         return int(command.run(options))
+    try:
+        result, report = perform(command, options, resuming=resuming)
+    except Interrupted as stop:
+        return interrupted(stop, command.application, options)
+    if not follower():
+        show(report, as_json=options.json)
+    return result.exit_code or int(result.status == "failed")
+
+
+def perform(command: Command, options: Any, *, resuming: bool = False) -> tuple[Result, dict[str, Any]]:
+    """Run `command` in its context and write its files; returns the result and its JSON form.
+
+    Raises:
+        Interrupted: a signal ended the run after its checkpoint.
+        OnlyForwardError: what the command raised.
+    """
     os.environ.setdefault("OMP_NUM_THREADS", str(options.threads))
-    follower = int(os.environ.get("RANK", "0")) > 0
-    if follower:  # under torchrun the first worker alone writes and prints
+    if follower():
         options = replace(options, out=None)
     context = Context(options, application=command.application, command=command.words, resuming=resuming)
     try:
+        if context.folder is not None and not resuming:
+            write_atomically(context.folder / "options.toml", to_toml(options).encode())
         with context.signals:
             result = command.run(options, context)
             result.seconds = context.elapsed()
             result.resumed_from = context.resumed_from
             context.finish()
             report = deliver(result, context, command.words)
-            code = result.exit_code or int(result.status == "failed")
         context.event("end", status=result.status)
-    except Interrupted as stop:
-        return interrupted(stop, context, command.words)
+    except Interrupted:
+        context.event("end", status="stopped")
+        raise
     except BudgetSpent as spent:
         if isinstance(spent.partial, Result):
             spent.partial.status = "partial"
@@ -48,9 +67,12 @@ def execute(command: Command, options: Any, *, resuming: bool = False) -> int:
         raise OnlyForwardError(f"The system refused: {error}", "Check the disk and the folder, then resume") from error
     finally:
         context.close()
-    if not follower:
-        show(report, as_json=options.json)
-    return code
+    return result, report
+
+
+def follower() -> bool:
+    """Whether this is a further worker under torchrun: the first one alone writes and prints."""
+    return int(os.environ.get("RANK", "0")) > 0
 
 
 def deliver(result: Result, context: Context, words: str) -> dict[str, Any]:
@@ -86,33 +108,18 @@ def write_benchmark(name: str, report: dict[str, Any], context: Context) -> None
 
 def command_line(words: str, options: Common) -> str:
     """The exact command that repeats the run: every option that differs from its default."""
-    import dataclasses
-    import shlex
-
-    parts = ["onlyforward", *words.split()]
-    values = plain(asdict(options))
-    for field in dataclasses.fields(options):
-        value = values[field.name]
-        default = plain(field.default) if field.default is not dataclasses.MISSING else None
-        if field.name in ("json", "traceback", "verbose") or value == default:
-            continue
-        flag = f"--{field.name.replace('_', '-')}"
-        parts += (
-            [flag] if value is True else [flag, *map(str, value)] if isinstance(value, list) else [flag, str(value)]
-        )
-    return shlex.join(parts)
+    return shlex.join(["onlyforward", *words.split(), *to_flags(type(options), changed(options))])
 
 
-def interrupted(stop: Interrupted, context: Context, words: str) -> int:
+def interrupted(stop: Interrupted, application: str, options: Common) -> int:
     """Say how to go on; with --json still one object."""
-    context.event("end", status="stopped")
-    hint = f"Continue with: onlyforward resume {context.folder}" if context.folder else "Use --out to be able to resume"
-    context.say(f"{stop}. {hint}")
-    if context.options.json:
+    hint = f"Continue with: onlyforward resume {options.out}" if options.out else "Use --out to be able to resume"
+    print(f"{stop}. {hint}", file=sys.stderr, flush=True)
+    if options.json:
         print(
             json.dumps(
                 {
-                    "app": context.application,
+                    "app": application,
                     "status": "stopped",
                     "error": str(stop),
                     "hint": hint,

@@ -21,10 +21,13 @@ def parse(options: type[Options], arguments: Sequence[str], *, prog: str) -> Opt
     """
     import tyro
 
+    from onlyforward.cli.settings import with_config
+
+    words = with_config(options, list(arguments))
     stderr = io.StringIO()
     try:
         with contextlib.redirect_stderr(stderr):
-            return tyro.cli(options, args=list(arguments), prog=prog, config=(tyro.conf.FlagCreatePairsOff,))
+            return tyro.cli(options, args=words, prog=prog, config=(tyro.conf.FlagCreatePairsOff,))
     except SystemExit as stop:
         if stop.code in (0, None):
             raise

@@ -10,11 +10,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from onlyforward.core.errors import CheckpointError
+from onlyforward.core.errors import CheckpointError, UsageError
 from onlyforward.core.keys import Key
 from onlyforward.run.checkpoint import Checkpoint, load_newest
 from onlyforward.run.checkpoint import save as save_checkpoint
-from onlyforward.run.events import EVERY, EventLog, Progress
+from onlyforward.run.events import EVERY, EventLog, Progress, Tracker
 from onlyforward.run.folder import RunFolder, options_digest, read_description
 from onlyforward.run.result import Result, plain
 from onlyforward.run.signals import Signals
@@ -44,6 +44,10 @@ class Common:
     """auto, cpu or cuda."""
     checkpoint_seconds: float = 30.0
     """Seconds between checkpoints; 0 is every step. Needs --out."""
+    track: bool = False
+    """Also write the numbers of every step for TensorBoard, below --out."""
+    config: Path | None = None
+    """TOML file of options, such as the options.toml of another run; flags win over it."""
     traceback: bool = False
     """Show the Python traceback of an error."""
 
@@ -72,8 +76,11 @@ class Context:
         self.latest: tuple[int, State] | None = None
         self.resuming = resuming
         self.run_folder: RunFolder | None = None
+        if options.track and options.out is None:
+            raise UsageError("--track has nowhere to write", "Give --out DIR")
         self.events: EventLog | None = None
         self.binding = ""
+        self.tracker: Tracker | None = None
         if self.folder is not None:
             self.open(self.folder)
 
@@ -91,11 +98,15 @@ class Context:
             self.run_folder.close()
             raise
         self.events = EventLog(folder / "events.jsonl")
+        if self.options.track:
+            self.tracker = Tracker(folder / "tensorboard")
         self.resumed_from = self.events.resumed_from if self.resuming else []
         self.event("resume" if self.resuming else "start", command=self.command)
 
     def close(self) -> None:
         """Let the folder's lock go."""
+        if self.tracker is not None:
+            self.tracker.close()
         if self.run_folder is not None:
             self.run_folder.close()
 
@@ -132,6 +143,8 @@ class Context:
         def tick(*, to: int | None = None, **numbers: Any) -> None:
             nonlocal shown
             display.advance(numbers, to=to)
+            if self.tracker is not None:
+                self.tracker.write(label, display.done, numbers)
             if self.events is not None and time.monotonic() - shown >= EVERY:
                 shown = time.monotonic()
                 self.event("step", step=display.done, **plain(numbers))

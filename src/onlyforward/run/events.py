@@ -9,6 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from onlyforward.core.checks import require
+
 KINDS = ("start", "step", "checkpoint", "warning", "query", "resume", "end")
 EVERY = 0.5
 """Seconds between step events: a run of a million steps must not write a million lines."""
@@ -96,3 +98,29 @@ class Progress:
         """Remove the bar."""
         if self.bar is not None:
             self.bar.stop()
+
+
+class Tracker:
+    """The numbers of every step as TensorBoard scalars.
+
+    Args:
+        folder: where its event files go.
+
+    Raises:
+        MissingExtra: tensorboard is not installed.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        require("tensorboard", "track")
+        from torch.utils.tensorboard import SummaryWriter
+
+        self.writer = SummaryWriter(str(folder))  # type: ignore[no-untyped-call]
+
+    def write(self, label: str, step: int, numbers: dict[str, Any]) -> None:
+        """One scalar a number, named `label/name`."""
+        for name, value in numbers.items():
+            self.writer.add_scalar(f"{label}/{name}", value, step)  # type: ignore[no-untyped-call]
+
+    def close(self) -> None:
+        """Write what is left."""
+        self.writer.close()  # type: ignore[no-untyped-call]

@@ -7,7 +7,7 @@ import math
 import platform
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from hashlib import sha256
 from importlib import metadata
 from pathlib import Path
@@ -176,6 +176,18 @@ class Result:
             "resumed_from": self.resumed_from,
             "notes": self.notes,
         }
+
+
+def stored(folder: Path) -> Result | None:
+    """The result in `result.json` of a folder, without its artefact tensors; None where there is none to read."""
+    try:
+        found = json.loads((folder / "result.json").read_text(encoding="utf-8"))
+        tables = [Table(**table) for table in found["tables"]]
+        curves = [Curve(**curve) for curve in found["curves"]]
+        kept = {field.name: found[field.name] for field in fields(Result) if field.name in found}
+        return Result(**(kept | {"tables": tables, "curves": curves}))
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 TIME_UNITS = ("[s]", "[ms]", "[us]", "[/s]", "[MB]", "seconds")
