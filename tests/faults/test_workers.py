@@ -70,6 +70,17 @@ def test_rays_actors_end_in_the_same_bits(policy):
     assert found[0] == found[1]
 
 
+@pytest.mark.timeout(280)
+def test_rays_engine_obeys_the_laws_of_engines():
+    pytest.importorskip("ray")
+    code = (
+        "from onlyforward.run.ray import RayEngine; from onlyforward.testing import check_engine\n"
+        "with RayEngine(2) as engine: check_engine(engine)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=240)
+    assert done.returncode == 0, done.stderr
+
+
 def test_no_workers_are_refused():
     done = subprocess.run(
         [sys.executable, "-m", "onlyforward", *JOB, "--workers", "0"], capture_output=True, check=False

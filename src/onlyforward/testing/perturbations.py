@@ -17,7 +17,7 @@ from onlyforward.core.keys import Key
 from onlyforward.core.params import digest
 from onlyforward.core.sums import exact_sum
 from onlyforward.core.weigh.baselines import Mean
-from onlyforward.testing.problems import Problem, fixed
+from onlyforward.testing.problems import Problem, fixed, quadratic
 
 ESTIMATES = 500
 """Independent estimates behind a statistical law."""
@@ -29,12 +29,21 @@ def probe_of(perturbation: Any, problem: Problem, key: Key, copies: int) -> Any:
     return probe
 
 
-def check_perturbation(perturbation: Any, problem: Problem, *, copies: int = 8, random: bool = True) -> float:
+def check_perturbation(
+    perturbation: Any, problem: Problem | None = None, *, copies: int = 8, random: bool = True
+) -> float:
     """Run every law; returns the largest |z| of the statistical ones.
+
+    Args:
+        perturbation: the member.
+        problem: whose exact gradient it must find; by default a quadratic of two tensors, the same for every sigma.
+        copies: n of one estimate.
+        random: False for rules without noise.
 
     Raises:
         AssertionError: naming the law that is broken.
     """
+    problem = quadratic() if problem is None else problem
     check_linear(perturbation, problem, copies=copies)
     check_replayed(perturbation, problem, copies=copies)
     check_chunk_stable(perturbation, problem, copies=copies)

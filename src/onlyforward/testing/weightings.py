@@ -25,13 +25,13 @@ def draws(weighting: Any, key: Key, copies: int = COPIES) -> Tensor:
 
 
 def check_weighting(
-    weighting: Any, *, slope: float, shift_invariant: bool = True, bias: float = 0.0, small: bool = True
+    weighting: Any, *, slope: float = 1.0, shift_invariant: bool = True, bias: float = 0.0, small: bool = True
 ) -> float:
     """Run every law; returns the |z| of the location law.
 
     Args:
         weighting: the member.
-        slope: its expected pull on R = 1 + Z with score Z.
+        slope: its expected pull on R = 1 + Z with score Z; 1 for a gradient of the mean.
         shift_invariant: whether a constant added to the signal leaves the weights.
         bias: allowed distance of the mean pull from `slope`.
         small: also hold the location law with four copies, where n and n - 1 differ (unbiased members only).
