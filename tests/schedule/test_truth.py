@@ -8,7 +8,7 @@ import pytest
 from onlyforward.core.errors import UsageError
 from onlyforward.core.keys import Key
 from onlyforward.schedule import kernels, special
-from onlyforward.schedule.certificate import check_certificate
+from onlyforward.schedule.certificate import check_certificate, seal
 from onlyforward.schedule.cost import FAMILIES, Piecewise, Table
 from onlyforward.schedule.dual import bound
 from onlyforward.schedule.jobs import Jobs, total_cost
@@ -102,7 +102,8 @@ def test_certificate_with_any_number_changed_is_rejected():
         {"lower_bound": proof["lower_bound"] + 1},
         {"lower_bound": proof["lower_bound"] - 1},
         {"hash": "0" * 64},
-        {"prices": [price + 2048 * (k == busy) for k, price in enumerate(proof["prices"])]},
+        {"prices": [price + (k == busy) for k, price in enumerate(proof["prices"])]},
+        {"edges": [edge + (k == busy) for k, edge in enumerate(proof["edges"])]},
         {"edges": [proof["edges"][0] + 1, *proof["edges"][1:]]},
         {"prices": [-1, *proof["prices"][1:]]},
         {"scale": 512},
@@ -110,6 +111,11 @@ def test_certificate_with_any_number_changed_is_rejected():
     for change in changes:
         with pytest.raises(UsageError):
             check_certificate(jobs, {**proof, **change})
+    # A forger who also renews the seal is caught by what the prices prove.
+    for change in changes[:2]:
+        forged = {**proof, **change}
+        with pytest.raises(UsageError, match="claims"):
+            check_certificate(jobs, {**forged, "seal": seal(forged)})
 
 
 @pytest.mark.parametrize("released", [False, True])

@@ -8,9 +8,11 @@ taken as exact fractions.
 from __future__ import annotations
 
 import itertools
+import json
 import math
 from bisect import bisect_left, bisect_right
 from fractions import Fraction
+from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
 from onlyforward.core.errors import UsageError
@@ -19,7 +21,14 @@ if TYPE_CHECKING:
     from onlyforward.schedule.jobs import Jobs
 
 Certificate = dict[str, Any]
-"""hash, scale, fixed, now, edges [K + 1], prices [K] (times scale), lower_bound."""
+"""hash, scale, fixed, now, edges [K + 1], prices [K] (times scale), lower_bound, seal."""
+SEALED = ("hash", "scale", "fixed", "now", "edges", "prices", "lower_bound")
+
+
+def seal(certificate: Certificate) -> str:
+    """SHA-256 over every number of a certificate, so that a change which proves the same bound is found as well."""
+    text = json.dumps([certificate[name] for name in SEALED], separators=(",", ":"))
+    return sha256(text.encode()).hexdigest()
 
 
 def check_certificate(jobs: Jobs, certificate: Certificate) -> int | float:
@@ -31,6 +40,8 @@ def check_certificate(jobs: Jobs, certificate: Certificate) -> int | float:
     try:
         if certificate["hash"] != jobs.hash:
             raise UsageError("The certificate belongs to another instance", "Give the instance that it was made for")
+        if certificate["seal"] != seal(certificate):
+            raise UsageError("A number of the certificate was changed", "Do not trust it")
         exact = recompute(jobs, certificate)
         claimed = certificate["lower_bound"]
     except (KeyError, TypeError, ValueError, IndexError) as error:

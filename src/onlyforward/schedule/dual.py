@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from onlyforward.core.checks import require
-from onlyforward.schedule.certificate import Certificate
+from onlyforward.schedule.certificate import Certificate, seal
 from onlyforward.schedule.jobs import Jobs, timetable
 from onlyforward.schedule.pricing import priced, smoothed
 
@@ -78,7 +78,8 @@ class Dual:
         """The best prices, rounded, with the bound that they prove: exact integers, or floats less a rounding slack."""
         prices = np.zeros(len(self.width)) if self.prices is None else self.prices
         found = [self.settle(candidate) for candidate in (prices, np.zeros(len(self.width)))]
-        return max(found, key=lambda item: item["lower_bound"])
+        best = max(found, key=lambda item: item["lower_bound"])
+        return {**best, "seal": seal(best)}
 
     def settle(self, prices: np.ndarray) -> Certificate:
         """One certificate."""

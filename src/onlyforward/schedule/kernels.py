@@ -7,10 +7,9 @@ the insertions' sums are kept per i, so that no [n, n] matrix exists. Random num
 
 from __future__ import annotations
 
-import numba
 import numpy as np
 
-jit = numba.njit(nogil=True, cache=True)
+from onlyforward.schedule.compiled import jit
 
 FORWARD, BACKWARD, SWAP = 1, 2, 3
 
@@ -211,7 +210,7 @@ def improve_released(order, start, p, r, knots, coef, insertion_span, swap_span)
             for i in range(max(0, k - span), k if what == FORWARD else k - 1 if what == SWAP else k):
                 room = least - best[i]
                 if room + (saved[n] - saved[i]) <= 0:
-                    break
+                    continue
                 delta = change(order, i, k, what, p, r, knots, coef, start, done, cost, saved, room)
                 if delta < room:
                     least = best[i] + delta

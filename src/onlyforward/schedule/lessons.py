@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from onlyforward.core.keys import Key
-from onlyforward.schedule import kernels, rules, special
+from onlyforward.schedule import rules, special
+from onlyforward.schedule.compiled import engine
 from onlyforward.schedule.features import Features, make_features
 from onlyforward.schedule.generate import releases, weighted_tardiness
 from onlyforward.schedule.jobs import Jobs
@@ -55,6 +56,7 @@ def random_jobs(n: int, key: Key) -> Jobs:
 
 def searched(problem: Problem, key: Key, kicks: int) -> np.ndarray:
     """A good order in milliseconds: dispatching, descent, a few kicks."""
+    kernels, _ = engine()
     order = min((rules.atc(problem, k) for k in (0.5, 2.0, 5.0)), key=problem.cost)
     order = min(order, rules.edd(problem), key=problem.cost)
     spans = np.array([problem.n, problem.n]) if not problem.released else np.array([30, 30])

@@ -321,7 +321,13 @@ def warm(jobs: Jobs, problem: Problem, bound: bool) -> float:
     if shape in warmed:
         return 0.0
     began = time.perf_counter()
-    from onlyforward.schedule import kernels, search, wide
+    from onlyforward.schedule import search
+    from onlyforward.schedule.compiled import COMPILED, engine
+
+    if not COMPILED:
+        warmed[shape] = 0.0
+        return 0.0
+    kernels, wide = engine()
 
     few = Jobs(np.ones(3, jobs.p.dtype) * 2, due=np.ones(3, jobs.p.dtype), weight=np.ones(3, jobs.p.dtype) * 1)
     if not jobs.whole:

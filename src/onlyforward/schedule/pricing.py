@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from onlyforward.schedule.kernels import jit
+from onlyforward.schedule.compiled import jit
 
 
 @jit

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from onlyforward.core.keys import Key
-from onlyforward.schedule import kernels, wide
+from onlyforward.schedule.compiled import engine
 from onlyforward.schedule.problem import Problem
 
 PATIENCE = 200
@@ -77,6 +77,7 @@ def descent(
     problem: Problem, order: np.ndarray, clock: Clock, report: Report, *, span: int | None = None
 ) -> np.ndarray:
     """Dynasearch to a local optimum; beyond 200 jobs insertions first, then passes of all moves by tabulated sums."""
+    kernels, wide = engine()
     order = order.copy()
     insertion, swap = spans(problem, span)
     tabulated = table_of(problem) if problem.n > SMALL and swap == problem.n and not problem.released else None
@@ -115,6 +116,7 @@ def iterated(
     goal: Any = None,
 ) -> None:
     """Iterated dynasearch over the whole order, restarted from the next of `pool` after RESTART kicks without gain."""
+    kernels, _ = engine()
     goal = problem.p.dtype.type(-1) if goal is None else goal
     limits = np.array(spans(problem, span))
     begin, chunk, batch = 0, 0, 8
@@ -176,6 +178,7 @@ def windows(problem: Problem, order: np.ndarray, clock: Clock, report: Report, k
 
 def window(problem: Problem, order: np.ndarray, low: int, high: int, clock: Clock, key: Key, kicks: int = 60) -> None:
     """Kick one window of the order in place; with releases a change counts only if the whole order gets better."""
+    kernels, _ = engine()
     done = problem.completion(order)
     start = problem.start if low == 0 else done[low - 1]
     part = order[low:high].copy()

@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 
 from onlyforward.core.keys import Key
-from onlyforward.schedule.cost import Piecewise
+from onlyforward.schedule.cost import Piecewise, evaluate
 from onlyforward.schedule.jobs import Jobs, timetable
 
 Special = tuple[Jobs, int, np.ndarray]
@@ -113,11 +113,11 @@ def subset_optimum(jobs: Jobs) -> tuple[int, np.ndarray]:
     time = [0] * (1 << n)
     best: list[tuple[int, int]] = [(0, -1)] * (1 << n)
     horizon = int(jobs.p.sum())
-    table = np.array([jobs.costs(np.full(n, t)) for t in range(horizon + 1)])
+    table = evaluate(*jobs.pieces, np.arange(n)[None], np.arange(horizon + 1, dtype=np.int64)[:, None]).tolist()
     for mask in range(1, 1 << n):
         low = (mask & -mask).bit_length() - 1
         time[mask] = time[mask & (mask - 1)] + int(jobs.p[low])
-        best[mask] = min((best[mask ^ (1 << j)][0] + int(table[time[mask], j]), j) for j in range(n) if mask >> j & 1)
+        best[mask] = min((best[mask ^ (1 << j)][0] + table[time[mask]][j], j) for j in range(n) if mask >> j & 1)
     order, mask = [], (1 << n) - 1
     while mask:
         order.append(best[mask][1])

@@ -169,7 +169,7 @@ def write(path: Path, tensors: dict[str, Tensor], options: Train, gap: float, st
     words = [f"--seed {options.seed}", f"--steps {options.steps}", f"--n-max {options.n_max}"]
     words += [f"--windows {options.windows}", f"--labels {options.labels}", f"--loss {options.loss}"]
     told = {
-        "command": f"onlyforward schedule train {' '.join(words)} --weights {path.name}",
+        "command": f"onlyforward schedule train {' '.join(words)} --weights {options.weights or path.name}",
         "versions": {
             "python": platform.python_version(),
             "torch": str(torch.__version__),

@@ -71,11 +71,14 @@ def plan_cost(jobs: Jobs, options: Verify) -> Any:
             start = convert(cells["start"]) if "start" in cells else earliest
             end = convert(cells["end"]) if "end" in cells else start + convert(jobs.p[j])
             paid = convert(cells["cost"]) if "cost" in cells else None
+            due = convert(cells["due"]) if "due" in cells else convert(jobs.due[j])
         except ValueError as error:
             raise FileError(f"{path}, row {row}: a cell is not a number", "Write the plan anew") from error
         length, scale = convert(jobs.p[j]), max(1.0, abs(float(end)))
         if start < earliest or abs(end - start - length) > (0 if jobs.whole else 1e-9 * scale):
             raise FileError(f"{path}, row {row}: {start} to {end} is not possible", "Write the plan anew")
+        if due != convert(jobs.due[j]):
+            raise FileError(f"{path}, row {row}: the due date is {jobs.due[j]}, not {due}", "Write the plan anew")
         knots, coef = jobs.pieces
         cost = value([convert(k) for k in knots[j]], coef[j].tolist(), end, convert)
         if paid is not None and abs(paid - cost) > (0 if jobs.whole else 1e-9 * max(1.0, abs(cost))):

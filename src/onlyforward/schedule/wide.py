@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from onlyforward.schedule.kernels import BACKWARD, FORWARD, SWAP, apply, complete, jit, value
+from onlyforward.schedule.compiled import jit
+from onlyforward.schedule.kernels import BACKWARD, FORWARD, SWAP, apply, complete, value
 
 
 @jit
