@@ -59,16 +59,22 @@ class Solve(Instances):
     """Names of jobs that keep the first positions, comma-separated, in this order."""
     now: float = 0.0
     """Nothing but the fixed jobs starts earlier."""
-    start: Literal["auto", "rules", "edd"] = "auto"
+    start: Literal["auto", "rules", "edd", "network", "surrogate"] = "auto"
     """Where the search begins."""
-    online: Literal["auto", "off", "surrogate", "control"] = "auto"
+    online: Literal["auto", "off", "surrogate", "lr", "control", "plackett-luce"] = "auto"
     """Gradient of the learned starts (auto: surrogate at n > 200, off below)."""
+    learn: Literal["locations", "logits", "weights"] = "locations"
+    """What online learning moves: a location per job, free logits, or the network's weights."""
+    network: str = "default"
+    """Start network: the shipped one, or a file that schedule train --weights wrote."""
     search: Literal["auto", "none", "descent", "iterated"] = "auto"
     """How far the search goes."""
     span: int = -1
     """Longest move in positions; 0 is full (default: 60 with releases, full without)."""
     bound: Literal["auto", "on", "off"] = "auto"
     """Certified lower bound beside the search (auto: on, and off with --all)."""
+    prove: bool = False
+    """At n <= 60 let CP-SAT close what is left of the gap, after the time limit."""
     workers: int = 1
     """Instances that are solved at once with --all."""
     plan: Path | None = None
@@ -107,7 +113,7 @@ class Verify(Instances):
 class Train(Common):
     """Train the start network on generated instances; `onlyforward resume DIR` continues."""
 
-    steps: int = 3000
+    steps: int = 2000
     """Optimiser steps."""
     n_max: int = 200
     """Jobs of the largest training instance."""

@@ -10,7 +10,7 @@ import numpy as np
 from onlyforward.schedule.jobs import Jobs, timetable
 
 if TYPE_CHECKING:
-    from onlyforward.schedule.pipeline import Solution
+    from onlyforward.schedule.solution import Solution
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
-    from onlyforward.schedule.pipeline import Solution
+    from onlyforward.schedule.solution import Solution
 
 ROWS = 40
 """Lines of the chart: the order is folded like text, equal stretches of time per line."""

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -18,107 +16,19 @@ from onlyforward.schedule import rules
 from onlyforward.schedule.certificate import Certificate
 from onlyforward.schedule.jobs import Jobs, timetable
 from onlyforward.schedule.problem import Problem, make_problem
+from onlyforward.schedule.solution import Incumbent, Solution
+from onlyforward.schedule.warm import warm
 
-STARTS = ("auto", "rules", "edd")
-ONLINE = ("auto", "off", "surrogate", "control")
+if TYPE_CHECKING:
+    from onlyforward.schedule.network import Network
+    from onlyforward.schedule.search import Clock
+
+STARTS = ("auto", "rules", "edd", "network", "surrogate")
+ONLINE = ("auto", "off", "surrogate", "lr", "control", "plackett-luce")
+LEARN = ("locations", "logits", "weights")
 SEARCHES = ("auto", "none", "descent", "iterated")
 ROUNDS = 3
 """Ascents of the priced starts, each from the incumbent that the one before left."""
-warmed: dict[tuple[str, int, bool, bool], float] = {}
-
-
-@dataclass(frozen=True, eq=False)
-class Solution:
-    """A plan with its proof.
-
-    Attributes:
-        jobs: the instance.
-        objective: cost of the plan.
-        lower_bound: no plan is cheaper.
-        status: "optimal" or "feasible".
-        runtime: seconds, compilation left out.
-        warmup: seconds of compilation.
-        sequence: [n] job numbers in order.
-        start: [n] start of each job.
-        completion: [n].
-        certificate: proves the lower bound; None without one.
-        trace: (seconds, cost) of every incumbent.
-        start_objective: cost of the best start before the search.
-        kicks: kicks of the iterated search.
-        online_steps: steps of the online learning.
-    """
-
-    jobs: Jobs
-    objective: Any
-    lower_bound: Any
-    status: str
-    runtime: float
-    warmup: float
-    sequence: np.ndarray
-    start: np.ndarray
-    completion: np.ndarray
-    certificate: Certificate | None
-    trace: list[tuple[float, Any]]
-    start_objective: Any
-    kicks: int
-    online_steps: int
-
-    @property
-    def gap(self) -> float:
-        """(objective - lower bound) / objective; 0 for an objective of 0."""
-        return 0.0 if self.objective == 0 else float(self.objective - self.lower_bound) / float(self.objective)
-
-    def table(self) -> list[list[Any]]:
-        """Rows job, start, end, due, cost, in the order of the plan."""
-        cost = self.jobs.costs(self.completion)
-        return [
-            [self.jobs.names[j], *(x[j].item() for x in (self.start, self.completion, self.jobs.due, cost))]
-            for j in self.sequence
-        ]
-
-    def gantt(self, path: Path | str) -> None:
-        """Write the plan as one SVG."""
-        from onlyforward.schedule.gantt import write_gantt
-
-        write_gantt(self, Path(path))
-
-    def explain(self, job: int) -> Any:
-        """Why a job costs what it costs; see `onlyforward.schedule.explain`."""
-        from onlyforward.schedule.explain import explain
-
-        return explain(self, job)
-
-    def metrics(self) -> dict[str, float]:
-        """The numbers of result.json."""
-        late = np.maximum(self.completion - self.jobs.due, 0)
-        return {
-            "objective": self.objective, "lower_bound": self.lower_bound, "gap": self.gap,
-            "proved": int(self.status == "optimal"), "seconds": self.runtime, "warmup_seconds": self.warmup,
-            "n": self.jobs.n, "tardy_jobs": int((late > 0).sum()), "max_tardiness": late.max().item(),
-            "makespan": self.completion.max().item(), "start_objective": self.start_objective, "kicks": self.kicks,
-            "online_steps": self.online_steps,
-        }  # fmt: skip
-
-
-@dataclass
-class Incumbent:
-    """The best order so far, shared with the bound's thread."""
-
-    problem: Problem
-    constant: Any
-    callback: Callable[[float, Any], None] | None
-    clock: Any
-    cost: Any = None
-    order: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
-    trace: list[tuple[float, Any]] = field(default_factory=list)
-
-    def __call__(self, order: np.ndarray, cost: Any) -> None:
-        """Take an order of the free jobs if it is better."""
-        if self.cost is None or cost < self.cost:
-            self.order, self.cost = order.copy(), cost
-            self.trace.append((self.clock.elapsed, (self.constant + cost).item()))
-            if self.callback is not None:
-                self.callback(*self.trace[-1])
 
 
 class Pricing(threading.Thread):
@@ -161,10 +71,14 @@ def solve(
     now: Any = None,
     start: str = "auto",
     online: str = "auto",
+    learn: str = "locations",
     search: str = "auto",
     bound: bool = True,
     gap_limit: float = 0.0,
+    evaluate: Callable[[np.ndarray], float] | None = None,
+    network: Path | str = "default",
     span: int | None = None,
+    prove: bool = False,
     goal: Any = None,
     callback: Callable[[float, Any], None] | None = None,
     stop: Callable[[], bool] = lambda: False,
@@ -180,12 +94,17 @@ def solve(
         initial: a plan to begin with; missing jobs are inserted greedily.
         fixed: job numbers that keep the first positions in this order.
         now: nothing else starts earlier.
-        start: auto, rules or edd.
-        online: auto, off, surrogate or control.
+        start: auto, rules, edd, network (its orders alone) or surrogate (learned from EDD alone).
+        online: auto, off, surrogate, lr, control or plackett-luce: the gradient of the learned starts.
+        learn: what is learned: locations, logits or weights (of the network).
         search: auto, none, descent or iterated.
         bound: also compute a certified lower bound.
         gap_limit: stop at this certified gap.
+        evaluate: sequence [n] -> cost, any black box; it replaces the objective, and nothing is certified. The
+            instance's own cost then only guides the search (as control variate of the likelihood-ratio gradient).
+        network: "default", or a file that `schedule train --weights` wrote.
         span: longest move in positions; 0 is full, None 60 with releases and full without.
+        prove: at n <= 60 let CP-SAT close what is left of the gap, after the time limit.
         goal: stop at this cost.
         callback: called with (seconds, cost) for every incumbent.
         stop: asked now and then; True ends the solve with what there is.
@@ -194,8 +113,17 @@ def solve(
 
     jobs = jobs if objective is None else jobs.with_cost(objective)
     check_range(time_limit, name="time_limit", low=0.0, open_low=True)
-    for value, known, name in ((start, STARTS, "start"), (online, ONLINE, "online"), (search, SEARCHES, "search")):
-        check_choice(value, known, name=name)
+    check_choice(start, STARTS, name="start")
+    check_choice(online, ONLINE, name="online")
+    check_choice(learn, LEARN, name="learn")
+    check_choice(search, SEARCHES, name="search")
+    if evaluate is not None:
+        from onlyforward.schedule.blackbox import solve_black_box
+
+        return solve_black_box(
+            jobs, evaluate, time_limit=time_limit, iterations=iterations, seed=seed, method=online, form=learn,
+            initial=initial, fixed=fixed, now=now, callback=callback, stop=stop,
+        )  # fmt: skip
     fixed = tuple(fixed)
     if len(set(fixed)) < len(fixed):
         raise UsageError("--fixed names a job twice", "Name every job once")
@@ -203,7 +131,10 @@ def solve(
     if moment > jobs.horizon:
         raise UsageError(f"--now {moment} lies after the horizon {jobs.horizon}", "Check the unit of time")
     problem = make_problem(jobs, fixed=fixed, now=moment)
-    warmup = warm(jobs, problem, bound)
+    path = None if str(network) == "default" else Path(network)
+    asked = start in ("network", "surrogate") or learn == "weights" or online not in ("auto", "off")
+    learned = asked or (start == "auto" and online == "auto" and learned_start_pays(problem))
+    warmup = warm(jobs, problem, bound=bound, learned=learned)
     clock = Clock(time_limit, iterations)
     settled = np.concatenate([np.array(fixed, np.int64), problem.tail])
     done = timetable(jobs, problem.sequence(np.arange(problem.n)), now=moment, head=len(fixed))[1]
@@ -226,7 +157,7 @@ def solve(
     clock.stop = close_enough
     steps = 0
     if problem.n:
-        pool = make_starts(problem, initial, start)
+        pool, steps = make_starts(problem, initial, start, clock, Key(run=seed), path)
         for order in pool:
             incumbent(order, problem.cost(order))
     else:
@@ -238,18 +169,16 @@ def solve(
     key = Key(run=seed)
     if problem.n and search != "none" and not clock.over:
         if problem.n <= SMALL and search != "descent":
+            if online not in ("auto", "off"):
+                more, used = learned_orders(problem, pool, clock, key, online, learn, path)
+                steps, pool = steps + used, [*pool[:1], *more, *pool[1:]]
             iterated(problem, pool, clock, incumbent, key, span=span, goal=None if goal is None else goal - constant)
         else:
             descent(problem, incumbent.order, clock, incumbent, span=span)
             if start == "auto":
                 priced_search(jobs, problem, constant, moment, clock, incumbent, span)
-            if online != "off" and (online != "auto" or learned_start_pays(problem)) and not clock.over:
-                from onlyforward.schedule.online import learned_starts
-
-                for learned, used in learned_starts(problem, pool, clock, key, method=online):
-                    steps += used
-                    incumbent(learned, problem.cost(learned))
-                    descent(problem, learned, clock, incumbent, span=span)
+            if online != "off" and learned and not clock.over:
+                steps += learned_search(problem, pool, clock, incumbent, key, online, learn, path, span)
             if search != "descent":
                 windows(problem, incumbent.order, clock, incumbent, key)
     if pricing is not None:
@@ -264,14 +193,19 @@ def solve(
     least = 0 if certificate is None else certificate["lower_bound"]
     least = max(least, (constant + floor).item())
     status = "optimal" if least >= cost * (1 if jobs.whole else 1 - 1e-9) else "feasible"
-    return Solution(
+    solution = Solution(
         jobs, cost.item(), min(least, cost.item()), status, clock.elapsed, warmup, sequence, began, ended, certificate,
         incumbent.trace, begun, clock.kicks, steps,
     )  # fmt: skip
+    if prove and not fixed and now is None:
+        from onlyforward.schedule.bridge import prove as close
+
+        solution = close(solution, time_limit)
+    return solution
 
 
 def priced_search(
-    jobs: Jobs, problem: Problem, constant: Any, now: Any, clock: Any, incumbent: Incumbent, span: int | None
+    jobs: Jobs, problem: Problem, constant: Any, now: Any, clock: Clock, incumbent: Incumbent, span: int | None
 ) -> None:
     """Rounds of priced starts, each descended, from the newest incumbent, until a round brings nothing."""
     from onlyforward.schedule.priced import priced_orders
@@ -298,65 +232,83 @@ def learned_start_pays(problem: Problem) -> bool:
     return 200 < problem.n <= 2000 and not problem.released
 
 
-def make_starts(problem: Problem, initial: Sequence[int] | None, start: str) -> list[np.ndarray]:
-    """Orders to begin with, best first; a given plan comes before all rules."""
+def learned_orders(
+    problem: Problem, pool: list[np.ndarray], clock: Clock, key: Key, online: str, learn: str, path: Path | None
+) -> tuple[list[np.ndarray], int]:
+    """Learned orders of all starts, and the optimiser steps they took."""
+    from onlyforward.schedule.online import learned_starts
+
+    method = "surrogate" if online == "auto" else online
+    found = learned_starts(problem, pool, clock, key, method=method, form=learn, network=start_network(problem, path))
+    orders, steps = [], 0
+    for _, order, used in found:
+        orders.append(order)
+        steps += used
+    return orders, steps
+
+
+def learned_search(
+    problem: Problem, pool: list[np.ndarray], clock: Clock, incumbent: Incumbent, key: Key, online: str, learn: str,
+    path: Path | None, span: int | None,
+) -> int:  # fmt: skip
+    """The network's best order and the learned starts, each descended; optimiser steps."""
+    from onlyforward.schedule.online import learned_starts
+    from onlyforward.schedule.search import descent
+
+    network, steps = start_network(problem, path), 0
+    if network is not None:
+        order = network.orders(problem)[0]
+        incumbent(order, problem.cost(order))
+        descent(problem, order, clock, incumbent, span=span)
+    method = "surrogate" if online == "auto" else online
+    for _, order, used in learned_starts(problem, pool, clock, key, method=method, form=learn, network=network):
+        steps += used
+        incumbent(order, problem.cost(order))
+        descent(problem, order, clock, incumbent, span=span)
+    return steps
+
+
+def start_network(problem: Problem, path: Path | None) -> Network | None:
+    """The shipped network or the one named; None beyond its size, or where none is shipped."""
+    from onlyforward.schedule.network import LIMIT, SHIPPED, load_network
+
+    return load_network(path) if problem.n <= LIMIT and (path is not None or SHIPPED.exists()) else None
+
+
+def make_starts(
+    problem: Problem, initial: Sequence[int] | None, start: str, clock: Clock, key: Key, path: Path | None
+) -> tuple[list[np.ndarray], int]:
+    """Orders to begin with, best first, and optimiser steps; a given plan comes before all others."""
+    steps = 0
     if start == "edd":
         found = [rules.edd(problem)]
+    elif start == "network":
+        network = start_network(problem, path)
+        if network is None:
+            raise UsageError(f"There is no start network for {problem.n} jobs", "Use --start rules, or fewer jobs")
+        found = network.orders(problem)
+    elif start == "surrogate":
+        from onlyforward.schedule.online import COLD, Plan, learn
+
+        order, steps = learn(problem, rules.edd(problem), Plan(sigma=COLD), clock, key.at(site="start"))
+        found = [order]
     else:
         found = [order for _, order in rules.starts(problem, quick=problem.n > 200)]
     if initial is not None:
-        place = {int(j): i for i, j in enumerate(problem.index)}
-        order = [place[j] for j in initial if j in place]
-        for i in rules.edd(problem):
-            if int(i) not in set(order):
-                trials = [[*order[:at], int(i), *order[at:]] for at in range(len(order) + 1)]
-                order = min(trials, key=lambda trial: problem.cost(np.array(trial)))
-        found.insert(0, np.array(order, np.int64))
-    return found
+        found.insert(0, completed(problem, initial))
+    return found, steps
 
 
-def warm(jobs: Jobs, problem: Problem, bound: bool) -> float:
-    """Compile (or load) the kernels on three jobs, once per process and kind of numbers; seconds."""
-    shape = (jobs.arithmetic, jobs.pieces[0].shape[1], problem.released, bound)
-    if shape in warmed:
-        return 0.0
-    began = time.perf_counter()
-    from onlyforward.schedule import search
-    from onlyforward.schedule.compiled import COMPILED, engine
-
-    if not COMPILED:
-        warmed[shape] = 0.0
-        return 0.0
-    kernels, wide = engine()
-
-    few = Jobs(np.ones(3, jobs.p.dtype) * 2, due=np.ones(3, jobs.p.dtype), weight=np.ones(3, jobs.p.dtype) * 1)
-    if not jobs.whole:
-        few = Jobs(np.array([2.5, 1.0, 1.0]), due=np.ones(3))
-    small = make_problem(few)
-    order = np.arange(3)
-    values = search.arrays(small)
-    kernels.descend(order, *values, problem.released, 3, 3, 1)
-    cost = small.cost(order)
-    kernels.iterate(
-        order, order.copy(), np.array([cost, cost]), np.zeros(2, np.int64), *values, problem.released, np.array([3, 3]),
-        np.zeros((1, 10, 2)), np.array([6]), 5, small.p.dtype.type(-1),
-    )  # fmt: skip
-    kernels.total(order, *values)
-    if bound or jobs.n > search.SMALL:
-        from onlyforward.schedule.dual import ascend, make_dual
-        from onlyforward.schedule.pricing import smoothed, soft_starts
-
-        dual = make_dual(few, np.arange(3))
-        ascend(dual, np.arange(3), 10.0, lambda: dual.iterations > 4)
-        dual.certificate()
-        if jobs.n > search.SMALL:
-            edges, end = dual.edges.astype(float), float(dual.horizon)
-            smoothed(*dual.floats, edges, dual.width, end, 1.0, dual.width.copy())
-            soft_starts(*dual.floats, edges, dual.width, end, 1.0, np.array([0.5]), np.empty((2, 3)))
-            if jobs.whole and not problem.released:
-                wide.improve_wide(order, *values, 2, np.zeros((4, 5), np.int64))
-    warmed[shape] = time.perf_counter() - began
-    return warmed[shape]
+def completed(problem: Problem, initial: Sequence[int]) -> np.ndarray:
+    """A given plan's order of the free jobs; those it lacks are inserted where they cost least, earliest due first."""
+    place = {int(j): i for i, j in enumerate(problem.index)}
+    order = [place[int(j)] for j in initial if int(j) in place]
+    there = set(order)
+    for i in rules.edd(problem):
+        if int(i) not in there:
+            trials = [[*order[:at], int(i), *order[at:]] for at in range(len(order) + 1)]
+            order = min(trials, key=lambda trial: problem.cost(np.array(trial)))
+    return np.array(order, np.int64)
 
 
 solve_schedule = solve

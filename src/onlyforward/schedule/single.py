@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 from onlyforward.core.errors import FileError, UsageError
 from onlyforward.schedule.command import Bound, Instances, Solve
 from onlyforward.schedule.jobs import Jobs
-from onlyforward.schedule.pipeline import Solution, solve
+from onlyforward.schedule.pipeline import solve
 from onlyforward.schedule.read import read_instance, read_plan, write_rows
+from onlyforward.schedule.solution import Solution
 
 if TYPE_CHECKING:
     from onlyforward.run.context import Context
@@ -65,6 +66,9 @@ def run(options: Solve | Bound, context: Context) -> Result:
         now=int(options.now) if whole else options.now,
         start=options.start,
         online=options.online,
+        learn=options.learn,
+        network=options.network,
+        prove=options.prove,
         search=options.search,
         bound=options.bound != "off",
         gap_limit=options.gap_limit,
