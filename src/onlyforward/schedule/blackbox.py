@@ -96,8 +96,8 @@ def solve_black_box(
     sequence = problem.sequence(incumbent.order)
     began, ended = timetable(jobs, sequence, now=moment, head=len(fixed))
     return Solution(
-        jobs, incumbent.cost.item(), 0, "feasible", clock.elapsed + guide.runtime, guide.warmup + warmup, sequence, began, ended,
-        None, incumbent.trace, begun, clock.kicks, steps,
+        jobs, incumbent.cost.item(), 0, "feasible", clock.elapsed + guide.runtime, guide.warmup + warmup, sequence,
+        began, ended, None, incumbent.trace, begun, clock.kicks, steps,
     )  # fmt: skip
 
 

@@ -2,14 +2,14 @@
 
 L(u) = sum_j min_{r_j <= t <= T - p_j} [f_j(t + p_j) + U(t + p_j) - U(t)] - U(T) <= F* for every price u >= 0 that is
 constant on buckets; its maximum is the LP bound of the time-indexed model (Lagrangian relaxation of the machine,
-derived). Ascent: warm price read off the incumbent, smoothed dual (n > 200), Polyak steps; the certificate is exact.
+derived). Ascent: warm price read off the incumbent, smoothed dual, Polyak steps; the certificate is exact.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,7 +22,11 @@ from onlyforward.schedule.pricing import priced, smoothed
 
 SCALE = 1024
 THETAS = (0.3, 0.1, 0.03, 0.01, 0.003, 0.001)
+NARROW = (0.01, 0.003, 0.001, 0.0003)
+"""Smoothing at n <= 200, where Polyak steps come first: they stick, and little smoothing frees them."""
 STEPS = 60
+FIRST = 150
+"""Evaluations of those first Polyak steps."""
 
 
 @dataclass
@@ -158,9 +162,9 @@ def warm_price(dual: Dual, sequence: np.ndarray) -> np.ndarray:
 
 
 def smooth_stages(
-    dual: Dual, prices: np.ndarray, upper: float, over: Callable[[], bool]
+    dual: Dual, prices: np.ndarray, upper: float, over: Callable[[], bool], thetas: Sequence[float] = THETAS
 ) -> Iterator[tuple[float, np.ndarray]]:
-    """L-BFGS on the smoothed dual in the variables u sqrt(width): smoothing and prices after each of THETAS."""
+    """L-BFGS on the smoothed dual in the variables u sqrt(width): smoothing and prices after each of `thetas`."""
     minimize = require("scipy.optimize", "schedule").minimize
     edges = dual.edges.astype(float)
     root = np.sqrt(dual.width)
@@ -171,7 +175,7 @@ def smooth_stages(
     class Enough(Exception):
         """The time is over."""
 
-    for theta in THETAS:
+    for theta in thetas:
         smooth = theta * upper / len(dual.free)
 
         def negative(x: np.ndarray, smooth: float = smooth) -> tuple[float, np.ndarray]:
@@ -223,9 +227,15 @@ def ascend(dual: Dual, sequence: np.ndarray, upper: float, over: Callable[[], bo
     warm = warm_price(dual, sequence)
     dual.value(warm)
     gap = float(upper) - float(dual.head)
-    if len(dual.free) > 200 and gap > 0 and not over():
-        for _ in smooth_stages(dual, warm, gap, over):
-            pass
+    if gap > 0 and not over():
+        small = len(dual.free) <= 200
+        if small:
+            spent = dual.iterations + FIRST
+            polish(dual, lambda: float(upper), lambda: over() or dual.iterations >= spent)
+        begin = dual.prices if small and dual.prices is not None else warm
+        for _ in smooth_stages(dual, begin, gap, over, NARROW if small else THETAS):
+            if float(upper) - dual.best <= 0:
+                return
     polish(dual, lambda: float(upper), over)
 
 
@@ -246,10 +256,13 @@ def bound(
         K: number of buckets (default 400, up to 512 at n <= 100).
         seed: of the search.
     """
+    from onlyforward.schedule.pipeline import solve
+    from onlyforward.schedule.problem import make_problem
+    from onlyforward.schedule.warm import warm
+
+    warm(jobs, make_problem(jobs), bound=True, learned=False)
     began = time.perf_counter()
     if upper is None:
-        from onlyforward.schedule.pipeline import solve
-
         upper = solve(jobs, time_limit=time_limit / 3, seed=seed, bound=False, online="off").sequence
     dual = make_dual(jobs, upper, k=K)
     cost = float(jobs.costs(timetable(jobs, upper)[1]).sum())

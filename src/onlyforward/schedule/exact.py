@@ -1,4 +1,4 @@
-"""Exact gradient of the expected cost of a random order, by enumerating every choice of windows: tiny problems only."""
+"""Exact gradients of the expected cost of a random order, by enumerating every choice: tiny problems only."""
 
 from __future__ import annotations
 
@@ -27,4 +27,15 @@ def exact_gradient(problem: Problem, logits: Tensor, scale: float = 1.0) -> Tens
         mean = sum(memo[order] for order in orders) / len(orders) / scale
         total = total + mean * torch.stack([x[j, t] for j, t in zip(rows, choice, strict=True)]).prod()
     (found,) = torch.autograd.grad(total, leaf)
+    return found
+
+
+def exact_order_gradient(problem: Problem, scores: Tensor, scale: float = 1.0) -> Tensor:
+    """d/dscores of E[cost of a Plackett-Luce order] / scale: [n]; n! orders."""
+    leaf = scores.clone().requires_grad_()
+    orders = torch.tensor(list(itertools.permutations(range(problem.n))))
+    ranked = leaf[orders]
+    logs = (ranked - ranked.flip(-1).logcumsumexp(-1).flip(-1)).sum(-1)
+    costs = torch.tensor([float(problem.cost(order)) for order in orders.numpy()], dtype=scores.dtype) / scale
+    (found,) = torch.autograd.grad((logs.exp() * costs).sum(), leaf)
     return found

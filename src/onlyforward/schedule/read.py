@@ -28,15 +28,19 @@ MOST_BYTES = 200_000_000
 
 
 def text_of(path: Path) -> str:
-    """A text file without its byte order mark."""
+    """A text file without its byte order mark: UTF-8, or the single-byte code that spreadsheets still write."""
     try:
         if path.stat().st_size > MOST_BYTES:
             raise FileError(f"{path} is larger than {MOST_BYTES // 10**6} MB", "Split it")
-        return path.read_text(encoding="utf-8-sig")
+        content = path.read_bytes()
     except OSError as error:
         raise FileError(f"{path} cannot be read: {error.strerror}", "Check the path") from error
-    except UnicodeDecodeError as error:
-        raise FileError(f"{path} is not a text file", "Save it as UTF-8") from error
+    if b"\0" in content:
+        raise FileError(f"{path} is not a text file", "Save it as UTF-8")
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        return content.decode("cp1252", errors="replace")
 
 
 def guess(path: Path) -> str:

@@ -74,10 +74,10 @@ def compile_all(jobs: Jobs, problem: Problem, *, bound: bool, large: bool) -> No
         dual = make_dual(few, np.arange(3))
         ascend(dual, np.arange(3), 10.0, lambda: dual.iterations > 4)
         dual.certificate()
+        import_module("scipy.optimize")
+        edges, end = dual.edges.astype(float), float(dual.horizon)
+        smoothed(*dual.floats, edges, dual.width, end, 1.0, dual.width.copy())
         if large:
-            import_module("scipy.optimize")
-            edges, end = dual.edges.astype(float), float(dual.horizon)
-            smoothed(*dual.floats, edges, dual.width, end, 1.0, dual.width.copy())
             soft_starts(*dual.floats, edges, dual.width, end, 1.0, np.array([0.5]), np.empty((2, 3)))
             if jobs.whole and not problem.released:
                 wide.improve_wide(order, *values, 2, np.zeros((4, 5), np.int64))
