@@ -113,7 +113,7 @@ class Verify(Instances):
 class Train(Common):
     """Train the start network on generated instances; `onlyforward resume DIR` continues."""
 
-    steps: int = 2000
+    steps: int = 1500
     """Optimiser steps."""
     n_max: int = 200
     """Jobs of the largest training instance."""

@@ -18,7 +18,7 @@ from onlyforward.schedule.problem import Problem, make_problem
 from onlyforward.schedule.search import arrays
 from onlyforward.schedule.surrogate import Terms, make_terms
 
-TOKENS = 640
+TOKENS = 384
 """Jobs per step, over all instances of a batch."""
 OTHERS = ("weighted-completion", "weighted-tardy-jobs", "late-work", "quadratic-tardiness")
 
