@@ -10,7 +10,7 @@ import torch
 
 from onlyforward.core.keys import Key
 from onlyforward.schedule import rules
-from onlyforward.schedule.bench import Known, aggregate, large, orlib
+from onlyforward.schedule.bench import Known, aggregate, large, orlib, timer
 from onlyforward.schedule.command import Bench
 from onlyforward.schedule.cost import Table
 from onlyforward.schedule.exact import exact_gradient, exact_order_gradient
@@ -56,7 +56,7 @@ def alone(tag: str, items: Iterable[Known], network: Network, limit: float, opti
         if not problem.n:
             continue
         warm(jobs, problem, bound=False, learned=True)
-        key, clock = Key(run=options.seed, site=f"bench {tag}", step=step), Clock(limit)
+        key, clock = Key(run=options.seed, site=f"bench {tag}", step=step), Clock(limit, timer=timer(options))
         orders = network.orders(problem)
         begin = clock.elapsed
         order, _ = learn(problem, orders[0], Plan(sigma=WARM), clock, key)
@@ -74,9 +74,9 @@ def alone(tag: str, items: Iterable[Known], network: Network, limit: float, opti
     result.metric(f"learned_{tag}_max_seconds", max(row[7] for row in rows), timing=True)
 
 
-def arm_cost(arm: str, problem: Problem, network: Network | None, limit: float, key: Key) -> float:
-    """Cost that one arm reaches in `limit` seconds: its start, then descents of span 60."""
-    clock, best = Clock(limit), [float("inf")]
+def arm_cost(arm: str, problem: Problem, network: Network | None, clock: Clock, key: Key) -> float:
+    """Cost that one arm reaches until the clock is over: its start, then descents of span 60."""
+    best = [float("inf")]
 
     def report(order: np.ndarray, cost: Any) -> None:
         best[0] = min(best[0], float(cost))
@@ -110,11 +110,11 @@ def ablation(options: Bench, limit: float, network: Network, result: Result) -> 
         problem = make_problem(jobs)
         warm(jobs, problem, bound=False, learned=True)
         key = Key(run=options.seed, site="ablation", step=step)
-        costs = [arm_cost(arm, problem, network, limit, key) for arm in ARMS]
+        costs = [arm_cost(arm, problem, network, Clock(limit, timer=timer(options)), key) for arm in ARMS]
         rows.append([name, best, *(cost / best - 1 for cost in costs), min(costs[1:]) / best - 1])
     columns = ["name", "optimum", *(f"gap, {arm}" for arm in ARMS), "gap, best learned"]
     note = "Descents of span 60. The best learned column leaves the rule start out."
-    result.table(f"Starts, n = 1000, {limit:g} s each", columns, rows, note)
+    result.table(f"Starts, n = 1000, {limit:g} s ({options.clock}) each", columns, rows, note)
     total = sum(row[1] for row in rows)
     for place, arm in enumerate(("rulestart", "surrogate_edd", "surrogate_rule", "network_start", "start"), start=2):
         weighted = sum(row[1] * row[place] for row in rows) / total
@@ -147,10 +147,10 @@ def families(options: Bench, context: Context, result: Result) -> None:
             jobs = family_jobs(family, n, key)
             problem = make_problem(jobs)
             warm(jobs, problem, bound=False, learned=True)
-            costs = [arm_cost(arm, problem, network, limit, key) for arm in ARMS]
+            costs = [arm_cost(arm, problem, network, Clock(limit, timer=timer(options)), key) for arm in ARMS]
             failures += not all(np.isfinite(costs))
             rows.append([family, n, *map(int, costs), int(min(costs[1:]))])
-    result.table(f"Other families, {limit:g} s each", ["family", "n", *ARMS, "best learned"], rows)
+    result.table(f"Other families, {limit:g} s ({options.clock}) each", ["family", "n", *ARMS, "best learned"], rows)
     result.metric("families_learned_wins", sum(row[-1] < row[2] for row in rows), timing=True)
     result.metric("families_learned_losses", sum(row[-1] > row[2] for row in rows), timing=True)
     result.metric("families_failures", failures)

@@ -149,6 +149,9 @@ class Bench(BenchOptions):
 
     time_limit: float = 0.0
     """Seconds per instance (default: the case's own)."""
+    clock: Literal["wall", "cpu"] = "wall"
+    """What the seconds of the cases optima, large, long, bound, learned and families are: of the wall, or of the
+    processor, all threads together, where other work shares the machine. Peers and release are always wall time."""
     files: Path | None = None
     """Folder of instances for the cases peers and release."""
     objective: str = ""

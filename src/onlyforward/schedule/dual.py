@@ -246,6 +246,7 @@ def bound(
     K: int | None = None,
     *,
     seed: int = 0,
+    timer: Callable[[], float] = time.perf_counter,
 ) -> Certificate:
     """A certified lower bound; without an order `upper`, a third of the time finds one.
 
@@ -255,17 +256,18 @@ def bound(
         time_limit: seconds.
         K: number of buckets (default 400, up to 512 at n <= 100).
         seed: of the search.
+        timer: what `time_limit` is read from.
     """
     from onlyforward.schedule.pipeline import solve
     from onlyforward.schedule.problem import make_problem
     from onlyforward.schedule.warm import warm
 
     warm(jobs, make_problem(jobs), bound=True, learned=False)
-    began = time.perf_counter()
+    began = timer()
     if upper is None:
-        upper = solve(jobs, time_limit=time_limit / 3, seed=seed, bound=False, online="off").sequence
+        upper = solve(jobs, time_limit=time_limit / 3, seed=seed, bound=False, online="off", timer=timer).sequence
     dual = make_dual(jobs, upper, k=K)
     cost = float(jobs.costs(timetable(jobs, upper)[1]).sum())
     if cost > 0:
-        ascend(dual, upper, cost, lambda: time.perf_counter() - began >= time_limit)
+        ascend(dual, upper, cost, lambda: timer() - began >= time_limit)
     return {**dual.certificate(), "upper_bound": cost, "iterations": dual.iterations}

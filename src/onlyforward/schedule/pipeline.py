@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -82,6 +83,7 @@ def solve(
     goal: Any = None,
     callback: Callable[[float, Any], None] | None = None,
     stop: Callable[[], bool] = lambda: False,
+    timer: Callable[[], float] = time.perf_counter,
 ) -> Solution:
     """Schedule the jobs.
 
@@ -108,6 +110,7 @@ def solve(
         goal: stop at this cost.
         callback: called with (seconds, cost) for every incumbent.
         stop: asked now and then; True ends the solve with what there is.
+        timer: what `time_limit` is read from (`time.process_time`: processor seconds of all threads).
     """
     from onlyforward.schedule.search import SMALL, Clock, descent, iterated, windows
 
@@ -135,7 +138,7 @@ def solve(
     asked = start in ("network", "surrogate") or learn == "weights" or online not in ("auto", "off")
     learned = asked or (start == "auto" and online == "auto" and learned_start_pays(problem))
     warmup = warm(jobs, problem, bound=bound, learned=learned)
-    clock = Clock(time_limit, iterations)
+    clock = Clock(time_limit, iterations, timer=timer)
     settled = np.concatenate([np.array(fixed, np.int64), problem.tail])
     done = timetable(jobs, problem.sequence(np.arange(problem.n)), now=moment, head=len(fixed))[1]
     constant = jobs.costs(done)[settled].sum() if len(settled) else jobs.p.dtype.type(0)
