@@ -144,3 +144,45 @@ def test_small_solves_and_verify_import_no_torch(instance):
         "sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=False).returncode == 0
+
+
+def test_wrong_options_are_one_sentence_and_exit_two(instance, capsys):
+    folder = instance.parent
+    (folder / "known.txt").write_text("1\n2\n")
+    (folder / "plan.csv").write_text("job\nnobody\n")
+    (folder / "empty").mkdir()
+    many = ["schedule", "solve", instance]
+    cases = [
+        ([*many, "--fixed", "nobody"], "--fixed"),
+        ([*many, "--fixed", "3,3"], "twice"),
+        ([*many, "--initial", folder / "plan.csv"], "nobody"),
+        ([*many, "--now", "1000000"], "horizon"),
+        ([*many, "--plan", folder / "missing" / "plan.csv"], "cannot be written"),
+        ([*many, "--all", "--optima", folder / "known.txt"], "2 optima for 1 instances"),
+        ([*many, instance, "--optima", folder / "known.txt"], "1 optima files for 2"),
+        (["schedule", "solve", folder / "empty", "--all"], "no file"),
+        ([*many, "--explain", "nobody"], "--explain"),
+        ([*many, "--format", "xml"], "format"),
+        (["schedule", "solve", folder / "absent.csv"], "cannot be read"),
+        (["schedule", "verify", instance], "--plan"),
+    ]
+    for words, sentence in cases:
+        code, report = call(capsys, *words)
+        assert code == 2, words
+        assert sentence in report["error"] + report["hint"], report
+        assert "\n" not in report["error"]
+
+
+def test_too_many_jobs_are_refused():
+    with pytest.raises(UsageError, match="At most 20000"):
+        Jobs(np.ones(20_001, int), due=np.ones(20_001, int))
+
+
+def test_a_certificate_of_another_instance_is_refused(instance, capsys):
+    other, plan, proof = (instance.with_name(name) for name in ("other.csv", "plan.csv", "proof.json"))
+    weighted_tardiness(25, Key(2, site="test"), tightness=0.6, spread=0.4).write(other)
+    call(capsys, "schedule", "solve", instance, "--iterations", "50", "--plan", plan, "--certificate", proof)
+    call(capsys, "schedule", "solve", other, "--iterations", "50", "--plan", plan)
+    code, report = call(capsys, "schedule", "verify", other, "--plan", plan, "--certificate", proof)
+    assert code == 2
+    assert "another instance" in report["error"]
