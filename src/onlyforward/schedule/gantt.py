@@ -39,7 +39,7 @@ def svg(solution: Solution) -> str:
         f"bound {solution.lower_bound}</text>",
         f'<rect x="10" y="30" width="12" height="12" fill="{ON_TIME}"/><text x="26" y="40">without cost</text>',
         f'<rect x="120" y="30" width="12" height="12" fill="{LATE}"/><text x="136" y="40">with cost ({late})</text>',
-        '<text x="250" y="40">each line goes on in the next; left: its first time unit</text>',
+        '<text x="250" y="40">each line goes on in the next; left: its first time unit; grey: idle</text>',
     ]
     for line in range(lines):
         y = top + line * (height + 8)

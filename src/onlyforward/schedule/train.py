@@ -29,7 +29,8 @@ if TYPE_CHECKING:
     from onlyforward.schedule.command import Train
 
 RATE = 1e-3
-WARMUP = 100
+WARMUP = 1 / 15
+"""Share of the steps in which the rate rises."""
 LABELS = ("special", "search")
 LOSSES = ("ce", "surrogate")
 
@@ -147,7 +148,11 @@ def one_step(
 ) -> float:
     """One optimiser step on a fresh batch; the rate warms up and falls as a cosine."""
     batch = lessons(key.at(site="train", step=step), n_max=options.n_max, windows=options.windows, labels=labels)
-    rate = RATE * min(1.0, (step + 1) / WARMUP) * (0.02 + 0.98 * (1 + math.cos(math.pi * step / options.steps)) / 2)
+    rate = (
+        RATE
+        * min(1.0, (step + 1) / max(1.0, WARMUP * options.steps))
+        * (0.02 + 0.98 * (1 + math.cos(math.pi * step / options.steps)) / 2)
+    )
     for group in optimiser.param_groups:
         group["lr"] = rate
     optimiser.zero_grad()
