@@ -15,6 +15,7 @@ from onlyforward.core.checks import check_choice
 from onlyforward.core.errors import UsageError
 from onlyforward.core.keys import Key
 from onlyforward.data.modules import Attention, Graph, HardSign, Recurrent, Spiking, row_reader
+from onlyforward.data.pretrained import vit
 from onlyforward.data.residual import cifar_resnet, resnet5, resnet8, vgg8
 from onlyforward.run.userfile import user_function
 
@@ -22,6 +23,26 @@ if TYPE_CHECKING:
     from onlyforward.data.sets import Dataset
 
 DEPTHS = (20, 32, 44, 56, 110)
+
+
+def cifar_resnet20() -> nn.Module:
+    """The CIFAR-10 ResNet of depth 20, with the key names of the public weights."""
+    return cifar_resnet(20)
+
+
+def cifar_resnet32() -> nn.Module:
+    """The CIFAR-10 ResNet of depth 32."""
+    return cifar_resnet(32)
+
+
+def cifar_resnet56() -> nn.Module:
+    """The CIFAR-10 ResNet of depth 56."""
+    return cifar_resnet(56)
+
+
+def cifar_vit() -> nn.Module:
+    """The small CIFAR-10 vision transformer of width 128 with six layers."""
+    return vit()
 
 
 def mlp(data: Dataset) -> nn.Module:

@@ -105,23 +105,25 @@ def read_state(path: Path) -> dict[str, Tensor]:
 
 
 def fit_state(model: nn.Module, state: Mapping[str, Tensor], *, path: Path) -> nn.Module:
-    """Load `state` into `model`; a misfit names the first missing, unexpected or misshapen key."""
+    """Load `state` into `model`; a misfit names the first three missing, unexpected or misshapen keys."""
     own = model.state_dict()
+    for old, new in RENAMED.items():
+        if any(name.startswith(new) for name in own):
+            state = {new + key[len(old) :] if key.startswith(old) else key: value for key, value in state.items()}
     # Weights saved before torch 0.4.1 lack the counter of batches, which evaluation never reads.
-    missing = [name for name in own if name not in state and not name.endswith("num_batches_tracked")]
-    unexpected = [name for name in state if name not in own]
-    if missing or unexpected:
-        parts = [f"missing {missing[0]!r}"] if missing else []
-        parts += [f"unexpected {unexpected[0]!r}"] if unexpected else []
+    missing = [f"missing {n!r}" for n in own if n not in state and not n.endswith("num_batches_tracked")]
+    unexpected = [f"unexpected {name!r}" for name in state if name not in own]
+    wrong = [
+        f"{name!r} has shape {list(value.shape)}, not {list(own[name].shape)}"
+        for name, value in state.items()
+        if name in own and value.shape != own[name].shape
+    ]
+    if missing or unexpected or wrong:
+        # One of each kind says more than three of one.
+        heads = [kind[0] for kind in (missing, unexpected, wrong) if kind]
+        rest = [text for kind in (missing, unexpected, wrong) for text in kind[1:]]
         raise FileError(
-            f"The weights in {path} do not fit the model: {', '.join(parts)}", "Choose the model they were made for"
-        )
-    wrong = [name for name, value in state.items() if value.shape != own[name].shape]
-    if wrong:
-        name = wrong[0]
-        raise FileError(
-            f"The weights in {path} do not fit the model: {name!r} has shape {list(state[name].shape)}, "
-            f"not {list(own[name].shape)}",
+            f"The weights in {path} do not fit the model: {', '.join((heads + rest)[:3])}",
             "Choose the model they were made for",
         )
     model.load_state_dict(own | dict(state))
@@ -144,8 +146,6 @@ def load_pretrained(name: str, weights: Path | None = None) -> nn.Module:
     path = weights or folder("models") / FILES[name]
     state = read_state(path)
     if name.startswith("vit"):
-        for old, new in RENAMED.items():
-            state = {new + key[len(old) :] if key.startswith(old) else key: value for key, value in state.items()}
         model: nn.Module = vit()
     else:
         model = cifar_resnet(int(name.removeprefix("resnet")))

@@ -5,7 +5,12 @@ from onlyforward.run.application import Application
 APPLICATION = Application(
     name="prune",
     sentence="Prune by connectivity: no layer collapse, really smaller models, the same outputs.",
-    options={"run": "onlyforward.prune.command:Run"},
+    options={
+        "run": "onlyforward.prune.command:Run",
+        "model": "onlyforward.prune.command:Model",
+        "report": "onlyforward.prune.command:Report",
+        "shrink": "onlyforward.prune.command:Shrink",
+    },
     run="onlyforward.prune.command:run",
     demo="onlyforward.prune.command:DEMO",
 )

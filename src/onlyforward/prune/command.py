@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
+
+import tyro
 
 from onlyforward.run.application import Demo
 from onlyforward.run.context import Common
@@ -71,6 +74,88 @@ class Run(Common):
     peers: tuple[str, ...] = ()
     """Competitors: magnitude, l1, l2, l1-prox, spred, l2-guarded, connect-adam, connect-l1, lamp, random, snip, grasp,
     synflow."""
+    shrink: bool = False
+    """Also remove what is dead at the largest sparsity (first seed) and time the smaller model."""
+    onnx: bool = False
+    """Also export that smaller model (to --out, else to a temporary folder) and compare it with onnxruntime."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class OfFile(Common):
+    """A user's own model."""
+
+    file: tyro.conf.Positional[Path]
+    """State dict of the model: .pth, .th or .safetensors."""
+    arch: str
+    """module:factory (or file.py:factory), a function without arguments that makes the model; the current folder is
+    importable. Shipped: onlyforward.data.nets:cifar_resnet20, cifar_resnet32, cifar_resnet56, cifar_vit."""
+    example: str = ""
+    """Shape of one input, as 1,3,32,32 (default: the data's)."""
+    data: str = ""
+    """digits, mnist, fashion_mnist, cifar10_jpeg, or a file or folder; without it nothing but the weights is used."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Model(OfFile):
+    """Prune a trained model of your own, weights or whole channels, and save the smaller one."""
+
+    mean: tuple[float, ...] = ()
+    """Subtracted per channel from pixels in 0..1."""
+    std: tuple[float, ...] = ()
+    """Divides per channel."""
+    sparsity: tuple[float, ...] = ()
+    """Fractions of the weights to remove; what is dead at the largest is then really removed."""
+    structured: bool = False
+    """Remove whole channels instead."""
+    score: str = "auto"
+    """Of channels: connect, share, l2, taylor; auto: the best of l2, taylor, connect on training data held back."""
+    steps: int = 16
+    """Rounds of channel removal, each with fresh scores."""
+    macs_ratio: float | None = None
+    """Multiply-accumulates before over after (default 2)."""
+    parameters_ratio: float | None = None
+    """The same of parameters."""
+    round_to: int | None = None
+    """Channels go in blocks of this size."""
+    max_ratio: float = 0.9
+    """Largest fraction of coupled channels that may go."""
+    scope: Literal["global", "local", "erk"] = "global"
+    """Where weights or channels compete: everywhere, or per layer (erk: weights only)."""
+    kappa: str = "auto"
+    """Exponent of the share in the score of weights; auto: the best of 0.25, 0.5, 0.75, 1 on training data kept out."""
+    calibration_images: int = 250
+    """Training images per round for the scores."""
+    recalibrate_images: int = 2000
+    """Training images, without labels, for the batch norms."""
+    finetune_images: int = 0
+    """Training images that are seen once after pruning."""
+    test_limit: int | None = 2000
+    """Use only the first test data."""
+    peers: tuple[str, ...] = ()
+    """tp-l2, tp-l1, tp-taylor, tp-bn, tp-lamp, tp-random for channels; magnitude for weights."""
+    ignore: tuple[str, ...] = ()
+    """Patterns of module (channels) or parameter (weights) names that stay whole."""
+    save: Path | None = None
+    """Folder for model.safetensors and shapes.json."""
+    onnx: Path | None = None
+    """File for the smaller model as ONNX."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report(OfFile):
+    """What do the weights of a model do: kept, living and dead, layer by layer?"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shrink(OfFile):
+    """Really remove what is dead in a model with zeros, and check that the outputs are the same."""
+
+    save: Path
+    """Folder for model.safetensors and shapes.json."""
+    onnx: Path | None = None
+    """File for the smaller model as ONNX."""
+    atol: float | None = None
+    """Largest difference of outputs allowed (default: 1e-5 in float32, 1e-12 in float64, times max(1, max|y|))."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,7 +171,14 @@ DEMO = Demo(
 
 def run(options: Any, context: Context) -> Result:
     """Run one `prune` command."""
-    from onlyforward.prune import study
+    from onlyforward.prune import deploy, describe, study
 
-    work = {Run: study.compare, DemoOptions: study.demo}
-    return work[type(options)](options, context)
+    work: dict[type, Any] = {
+        Run: study.compare,
+        DemoOptions: study.demo,
+        Model: deploy.prune_model,
+        Report: describe.report,
+        Shrink: describe.shrink_file,
+    }
+    result: Result = work[type(options)](options, context)
+    return result

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import copy
+import tempfile
 from dataclasses import asdict, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import nn
 
 from onlyforward.core.checks import check_choice, check_range
 from onlyforward.core.errors import UsageError
 from onlyforward.data.sets import load
 from onlyforward.prune import experiment
+from onlyforward.prune.counting import batch_of, speedup
 from onlyforward.prune.experiment import Cell, Plan, mean_sd, sparsity_tag
+from onlyforward.prune.manifest import export_onnx
 from onlyforward.prune.methods import OURS, PEERS, Method
+from onlyforward.prune.shrink import shrink
 from onlyforward.prune.training import Task
 from onlyforward.prune.zoo import MODELS, Recipe
 
@@ -121,9 +128,33 @@ def compare(options: Run, context: Context) -> Result:
         result.table(
             "Settings, chosen on held-out training data", columns, tables, "Every method with a setting got four."
         )
+    if final is not None and (options.shrink or options.onnx):
+        smaller(result, options, context, final, plan)
     if final is not None:
         result.artefacts |= {name: p.detach() for name, p in final.named_parameters()}
     return result
+
+
+def smaller(result: Result, options: Run, context: Context, final: nn.Module, plan: Plan) -> None:
+    """Shrink our network at the largest sparsity, first seed, time it and export it."""
+    example = plan.task.example
+    small = shrink(final, example)
+    result.metric("shrink_parameters_ratio", small.parameters_ratio)
+    result.metric("shrink_macs_ratio", small.macs_ratio)
+    result.metric("shrink_max_abs_difference", small.max_abs_difference)
+    ratio = speedup(final, small.model, batch_of(example, 64))
+    result.metric("shrink_speedup", ratio, timing=True)
+    double = shrink(copy.deepcopy(final).double(), example.double())
+    result.metric("shrink_max_abs_difference_float64", double.max_abs_difference)
+    rows = [
+        ["parameters", small.before.parameters, small.after.parameters, small.parameters_ratio],
+        ["multiply-accumulates", small.before.macs, small.after.macs, small.macs_ratio],
+    ]
+    result.table("Really smaller", ["what", "dense", "shrunk", "ratio"], rows, "At the largest sparsity, first seed.")
+    if options.onnx:
+        with tempfile.TemporaryDirectory() as temporary:
+            path = context.artefact("model.onnx") or Path(temporary) / "model.onnx"
+            result.metric("onnx_max_abs_difference", export_onnx(small.model, example, path))
 
 
 def number(text: str) -> float:
