@@ -1,6 +1,6 @@
 """Prune by connectivity: no layer collapse, really smaller models, the same outputs."""
 
-from onlyforward.run.application import Application
+from onlyforward.run.application import Application, Benchmark
 
 APPLICATION = Application(
     name="prune",
@@ -13,4 +13,12 @@ APPLICATION = Application(
     },
     run="onlyforward.prune.command:run",
     demo="onlyforward.prune.command:DEMO",
+    benches={
+        "connect": Benchmark(
+            "Networks pruned by connectivity stay connected, keep their accuracy and really get smaller.",
+            "onlyforward.prune.command:BenchConnect",
+            "onlyforward.prune.bench:run",
+            peers=("torch_pruning",),
+        )
+    },
 )

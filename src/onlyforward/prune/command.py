@@ -159,6 +159,16 @@ class Shrink(OfFile):
 
 
 @dataclass(frozen=True, kw_only=True)
+class BenchConnect(Common):
+    """Options of `bench connect`."""
+
+    part: str = ""
+    """Comma-separated parts: laws, cost, digits, vgg6, cora, fashion, init, shrink, resnet (default: all)."""
+    quick: bool = False
+    """A short form of the same parts: fewer networks, one seed."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class DemoOptions(Run):
     """Five layers on digits at 95 % sparsity, beside magnitude."""
 

@@ -42,8 +42,8 @@ def replace_shortcuts(model: nn.Module, example_inputs: Any) -> tuple[nn.Module,
     """A copy whose parameter-free slice-and-pad shortcuts are selector convolutions, and where they stand.
 
     Torch-Pruning 1.6 mistraces such shortcuts (stride-2 slice, zero channels on both sides, as in the CIFAR ResNets),
-    and its pruned models crash. A module qualifies by what it does, not by its class: it has no parameters and no children,
-    widens a [b, c, h, w] map, and gives bit for bit what the selector gives.
+    and its pruned models crash. A module qualifies by what it does, not by its class: it has no parameters and no
+    children, widens a [b, c, h, w] map, and gives bit for bit what the selector gives.
     """
     model = copy.deepcopy(model)
     seen: dict[str, tuple[Tensor, Tensor]] = {}
