@@ -89,8 +89,8 @@ def resnet(options: BenchConnect, context: Context, result: Result) -> None:
             onnx=Path(temporary) / "small.onnx",
         )
         command = (
-            f"onlyforward prune model {RESNET} --arch onlyforward.data.nets:cifar_resnet20 --data cifar10_jpeg --structured "
-            "--macs-ratio 2 --finetune-images 5000 --peers tp-l2 tp-taylor --save small --onnx small.onnx"
+            f"onlyforward prune model {RESNET} --arch onlyforward.data.nets:cifar_resnet20 --data cifar10_jpeg "
+            "--structured --macs-ratio 2 --finetune-images 5000 --peers tp-l2 tp-taylor --save small --onnx small.onnx"
         )
         adopt(result, prune_model(made, inner(made, context)), "resnet_", "ResNet-20", command)
 
