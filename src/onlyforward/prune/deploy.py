@@ -73,10 +73,9 @@ class Bench:
         count = self.options.finetune_images
         return finetune(model, self.x[:count], self.y[:count], self.key, masks=masks)
 
-    def judge(self, model: nn.Module, masks: Masks | None = None) -> float:
-        """Accuracy on the images held back, of a copy that was recalibrated and fine-tuned."""
+    def judge(self, model: nn.Module) -> float:
+        """Accuracy on the images held back, of a copy that was recalibrated."""
         copied = recalibrate(copy.deepcopy(model), self.x[: self.options.recalibrate_images])
-        self.tune(copied, masks)
         return accuracy(copied, self.held_x, self.held_y)
 
 
@@ -165,7 +164,7 @@ def structured(
     if found.choices:
         context.say("auto: " + ", ".join(f"{k} {v:.3f}" for k, v in found.choices.items()) + f"; kept {found.score}")
         rows = [[name, value, name == found.score] for name, value in found.choices.items()]
-        note = f"Accuracy after the same recalibration and fine-tuning, on {JUDGED} training images held back."
+        note = f"Accuracy after the same recalibration, on {JUDGED} training images held back."
         result.table("Scores tried by auto", ["score", "accuracy held back", "kept"], rows, note)
     result.metric("max_abs_difference", difference(found.masked(model, example), found.model, example))
     rows = [row(result, "", f"connect ({found.score})", found, bench, example)]
@@ -290,7 +289,7 @@ def choose_kappa(options: Model, model: nn.Module, example: Tensor, bench: Bench
             pruned, example, max(options.sparsity), kappa=kappa, scope=spread(options), ignore=options.ignore
         )
         apply_masks(pruned, masks)
-        score = bench.judge(pruned, masks)
+        score = bench.judge(pruned)
         context.say(f"kappa {kappa}: {score:.3f} held back")
         if score > best:
             best, value = score, kappa

@@ -51,7 +51,7 @@ def finetune(
     key: Key,
     *,
     batch: int = 50,
-    lr: float = 2e-3,
+    lr: float = 5e-3,
     passes: int = 1,
     masks: Mapping[str, Tensor] | None = None,
 ) -> nn.Module:
