@@ -101,21 +101,20 @@ PARTS: Mapping[str, Part] = {
     "digits": comparison(
         "digits_",
         "Digits MLP",
-        Run(peers=(*FIELD, "connect-adam", "lamp", "random")),
-        "onlyforward prune run --peers magnitude l1 l2 l2-guarded snip grasp synflow connect-adam lamp random",
+        Run(peers=(*FIELD, "connect-adam")),
+        "onlyforward prune run --peers magnitude l1 l2 l2-guarded snip grasp synflow connect-adam",
     ),
     "vgg6": comparison(
         "vgg6_",
         "Digits vgg6",
-        Run(model="vgg6", seeds=3, peers=FIELD),
-        "onlyforward prune run --model vgg6 --seeds 3 --peers magnitude l1 l2 l2-guarded snip grasp synflow",
+        Run(model="vgg6", seeds=3, peers=("magnitude", "l2-guarded", "synflow")),
+        "onlyforward prune run --model vgg6 --seeds 3 --peers magnitude l2-guarded synflow",
     ),
     "cora": comparison(
         "cora_",
         "Cora GCN",
-        Run(data="cora", model="gcn", sparsity=(0.95, 0.98, 0.99, 0.995), peers=("magnitude", "l2-guarded", "synflow")),
-        "onlyforward prune run --data cora --model gcn --sparsity 0.95 0.98 0.99 0.995 --peers magnitude l2-guarded "
-        "synflow",
+        Run(data="cora", model="gcn", sparsity=(0.95, 0.98, 0.99, 0.995), peers=("magnitude",)),
+        "onlyforward prune run --data cora --model gcn --sparsity 0.95 0.98 0.99 0.995 --peers magnitude",
     ),
     "fashion": comparison(
         "fashion_",
