@@ -155,7 +155,14 @@ class RunningNoise(SiteNoise):
 
 
 def site_noise(
-    cache: str, kind: Direction, key: Key, drawn: int, shape: tuple[int, ...], sigma: float, like: Tensor, kept: Ledger
+    cache: str,
+    kind: Direction,
+    key: Key,
+    drawn: int,
+    shape: tuple[int, ...],
+    sigma: float | Tensor,
+    like: Tensor,
+    kept: Ledger,
 ) -> SiteNoise:
     """The directions of a site under a cache: see `SiteNoise` for the arguments."""
     kept.predicted = max(kept.predicted, predicted_bytes(cache, elements=math.prod(shape), copies=drawn))

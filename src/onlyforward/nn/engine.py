@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -27,8 +27,8 @@ from onlyforward.nn.costs import Costs, count_costs
 from onlyforward.nn.credit import GraphCredit, PositionCredit, credited, edges_of, position_credit
 from onlyforward.nn.gradients import deposit, quiet, take
 from onlyforward.nn.joint import check_injection, joint_deltas
-from onlyforward.nn.learned import learned
-from onlyforward.nn.levels import MODES, Levels
+from onlyforward.nn.learned import Slopes, site_axis
+from onlyforward.nn.levels import MODES, Levels, level_name, mean_level
 from onlyforward.nn.noise import SiteNoise
 from onlyforward.nn.pilots import copies_for, site_kappa
 from onlyforward.nn.plan import check_plan, planned
@@ -69,6 +69,7 @@ class LikelihoodRatio:
             and start at "auto".
         sigma_floor: no level goes below it.
         sigma_rate: learning rate of log sigma.
+        sigma_per: site or channel: what learns a level of its own; calls and time steps of a module share theirs.
         flow: full, or local: recurrent modules keep one time step's states, for networks that read the last output.
         group: workers that share the copies, see `activations.Group`.
         force: allow noise that is no likelihood ratio with a loss that cannot be differentiated.
@@ -98,6 +99,7 @@ class LikelihoodRatio:
         sigma_mode: str = "",
         sigma_floor: float = 0.0,
         sigma_rate: float = 0.02,
+        sigma_per: str = "site",
         group: Group | None = None,
         flow: str = "full",
     ) -> None:
@@ -131,7 +133,7 @@ class LikelihoodRatio:
         self.group = group
         self.sigma_floor = check_range(sigma_floor, name="the floor of sigma", low=0.0)
         mode = sigma_mode or (str(sigma) if sigma in MODES else "fixed")
-        self.levels = None if mode == "fixed" else Levels(mode=mode, rate=sigma_rate, floor=sigma_floor)
+        self.levels = None if mode == "fixed" else Levels(mode=mode, rate=sigma_rate, floor=sigma_floor, per=sigma_per)
         self.graph_credit: GraphCredit | None = None
         self.position_credit: PositionCredit | None = None
         self.leads: tuple[str, ...] = ()
@@ -229,14 +231,17 @@ class LikelihoodRatio:
 
     def jobs(self, begun: Started) -> Iterator[tuple[Site, SiteProbe, Tensor]]:
         """Run the copies of each site in turn: (site, probe, weights [n, b]); to be used while `begun` lasts."""
+        slopes = None if self.levels is None else Slopes(self.levels)
         for call, site in begun.places:
             if self.target_cosine is not None and self.steps % RECHECK == 0:
                 self.measure(begun, call, site)
             probe = self.probe(begun.tape, call, site, begun.objective, begun.clean, begun.key)
             weight = credited(self, begun.tape, call, site, self.weights(probe))
-            if self.levels is not None:
-                self.levels = learned(self, self.levels, begun, site, probe)
+            if slopes is not None:
+                slopes.note(self, begun, site, probe)
             yield site, probe, weight
+        if slopes is not None:
+            self.levels = slopes.moved()
 
     def measure(self, begun: Started, call: Call, site: Site) -> None:
         """Estimate a site's kappa by pilot runs, and its copies where a target cosine is set."""
@@ -277,14 +282,14 @@ class LikelihoodRatio:
         paired = bool(memory.paired)
         copies = self.copies_at(site.path)
         drawn = copies // 2 if paired else copies
-        memory.sigma = self.level(site, memory)
+        sigma = self.level(site, memory)
         noise = site_noise(
             "seed" if site.shared else self.cache,
             self.kind(memory),
             key.at(site=f"lr/{site.path}"),
             drawn,
             self.noise_shape(site),
-            memory.sigma,
+            sigma,
             site.clean,
             self.kept,
         )
@@ -314,8 +319,7 @@ class LikelihoodRatio:
 
     def site_noise(self, site: Site, memory: Memory, key: Key, drawn: int) -> SiteNoise:
         """The directions of a site in this step."""
-        memory.sigma = self.level(site, memory)
-        return SiteNoise(self.kind(memory), key, drawn, self.noise_shape(site), memory.sigma, site.clean)
+        return SiteNoise(self.kind(memory), key, drawn, self.noise_shape(site), self.level(site, memory), site.clean)
 
     def noise_shape(self, site: Site) -> tuple[int, ...]:
         """[b, *site], or [b positions, ...] where each position has losses of its own."""
@@ -328,14 +332,18 @@ class LikelihoodRatio:
         """The direction object of a site."""
         return direction(memory.noise)
 
-    def level(self, site: Site, memory: Memory) -> float:
-        """Sigma of a site: fixed, or a share of its root mean square."""
-        if self.levels is not None and site.path in self.levels.sigma:
-            return self.levels.sigma[site.path]
-        if self.sigma not in ("auto", *MODES):
-            return max(float(self.sigma), self.sigma_floor)
-        size = site.clean.numel() ** -0.5 * float(torch.linalg.vector_norm(site.clean))
-        return max(memory.scale * (size or 1.0), self.sigma_floor)
+    def level(self, site: Site, memory: Memory) -> float | Tensor:
+        """Sigma of a site, noted in its memory: fixed, learned, or a share of its root mean square."""
+        level: float | Tensor
+        if self.levels is not None and (name := level_name(site.path)) in self.levels.sigma:
+            level = self.levels.at(name, site_axis(site), site.clean)
+        elif self.sigma not in ("auto", *MODES):
+            level = max(float(self.sigma), self.sigma_floor)
+        else:
+            size = site.clean.numel() ** -0.5 * float(torch.linalg.vector_norm(site.clean))
+            level = max(memory.scale * (size or 1.0), self.sigma_floor)
+        memory.sigma = mean_level(level)
+        return level
 
     def weights(self, probe: SiteProbe) -> Tensor:
         """Weights [n, b] of a probe's signal: pairs, or the chosen baseline."""
@@ -388,4 +396,4 @@ class LikelihoodRatio:
         self.steps, self.runs, self.smooth_loss = state["steps"], state["runs"], state["smooth_loss"]
         self.memory = {site: Memory(**kept) for site, kept in state["memory"].items()}
         if self.levels is not None:
-            self.levels = replace(self.levels, sigma=state["levels"])
+            self.levels = self.levels.restored(state["levels"])

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from torch import Tensor
 
 from onlyforward.core.keys import Key
 from onlyforward.nn.activations import SiteProbe, run_site
-from onlyforward.nn.levels import Levels, level_slope, snr_slope
+from onlyforward.nn.levels import Level, Levels, channel_axis, level_name, level_slope, mean_level, snr_slope
 from onlyforward.nn.noise import SiteNoise
-from onlyforward.nn.sites import Site
+from onlyforward.nn.sites import ChannelSite, Site, WeightSite
 
 if TYPE_CHECKING:
     from onlyforward.nn.engine import LikelihoodRatio
@@ -23,26 +23,61 @@ HALF = 8
 """Copies of each half-set of such a measurement."""
 
 
-def learned(engine: LikelihoodRatio, levels: Levels, begun: Started, site: Site, probe: SiteProbe) -> Levels:
-    """The levels after one site's runs: "loss" uses the runs that were made, "snr" makes 4 x HALF more now and then."""
-    if site.path not in levels.sigma:
-        levels = replace(levels, sigma={**levels.sigma, site.path: float(probe.noise.sigma)})
-    if levels.mode == "loss":
-        weight = (probe.signal - begun.clean) / (len(probe.signal) * begun.data)
-        if probe.paired:  # both members of a pair have the same length: their losses add up
-            half = len(weight) // 2
-            weight = weight[:half] + weight[half:]
-        return levels.moved(
-            {site.path: level_slope(engine.kind(engine.memory[site.path]), weight, probe.noise.key, probe.noise.shape)}
-        )
-    if engine.steps % EVERY:
-        return levels
-    key = begun.key.at(site=f"snr/{site.path}")
+@dataclass
+class Slopes:
+    """Slopes of the levels in one step: what shares a level adds up, and it moves once, when the step is over.
 
-    def halves(sigma: float) -> tuple[Tensor, Tensor]:
-        return tuple(delta(engine, begun, site, sigma, key.at(copy=side << 20)) for side in (0, 1))  # type: ignore[return-value]
+    Attributes:
+        levels: as the step found them, with those that it began.
+        found: name -> slopes of its sites.
+    """
 
-    return levels.moved({site.path: snr_slope(halves, levels.sigma[site.path])}, steps=EVERY)
+    levels: Levels
+    found: dict[str, list[Level]] = field(default_factory=dict)
+
+    def note(self, engine: LikelihoodRatio, begun: Started, site: Site, probe: SiteProbe) -> None:
+        """After one site's runs: "loss" uses the runs that were made, "snr" makes 4 x HALF more now and then."""
+        name, axis = level_name(site.path), site_axis(site)
+        channels = site.clean.shape[axis] if axis else 1
+        self.levels = self.levels.started(name, mean_level(probe.noise.sigma), channels)
+        if self.levels.mode == "loss":
+            weight = (probe.signal - begun.clean) / (len(probe.signal) * begun.data)
+            if probe.paired:  # both members of a pair have the same length: their losses add up
+                half = len(weight) // 2
+                weight = weight[:half] + weight[half:]
+            kind = engine.kind(engine.memory[site.path])
+            own = axis if self.levels.per == "channel" else 0
+            slope = level_slope(kind, weight, probe.noise.key, probe.noise.shape, axis=own)
+            self.found.setdefault(name, []).append(slope)
+        elif engine.steps % EVERY == 0:
+            key = begun.key.at(site=f"snr/{site.path}")
+
+            def halves(sigma: float) -> tuple[Tensor, Tensor]:
+                one, two = (delta(engine, begun, site, sigma, key.at(copy=side << 20)) for side in (0, 1))
+                return one, two
+
+            self.found.setdefault(name, []).append(snr_slope(halves, mean_level(self.levels.sigma[name])))
+
+    def moved(self) -> Levels:
+        """The levels of the next step."""
+        if self.levels.mode == "loss":
+            return self.levels.moved({name: total(slopes) for name, slopes in self.found.items()})
+        means = {name: mean_level(total(slopes)) / len(slopes) for name, slopes in self.found.items()}
+        return self.levels.moved(means, steps=EVERY)
+
+
+def total(slopes: list[Level]) -> Level:
+    """The sum of slopes, channel by channel."""
+    columns = [slope if isinstance(slope, tuple) else (slope,) for slope in slopes]
+    sums = tuple(sum(column) for column in zip(*columns))
+    return sums if isinstance(slopes[0], tuple) else sums[0]
+
+
+def site_axis(site: Site) -> int:
+    """The axis (< 0) of the channels of a site; 0 for noise on scales, shifts and weights, which has none."""
+    if isinstance(site, ChannelSite | WeightSite):
+        return 0
+    return channel_axis(site.call.module, site.clean.dim())
 
 
 def delta(engine: LikelihoodRatio, begun: Started, site: Site, sigma: float, key: Key) -> Tensor:

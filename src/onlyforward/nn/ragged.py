@@ -64,7 +64,8 @@ def allocated_delta(engine: LikelihoodRatio, begun: Started, site: Site, plan: P
     memory = engine.memory.setdefault(site.path, Memory())
     if not memory.noise:
         choose_noise(engine, begun.tape, site, begun.objective, memory, begun.key)
-    memory.paired, memory.sigma = False, engine.level(site, memory)
+    memory.paired = False
+    engine.level(site, memory)
     kind = direction(INDEPENDENT.get(memory.noise, memory.noise))
     delta = torch.zeros_like(site.clean)
     rows = len(plan.index)
