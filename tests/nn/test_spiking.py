@@ -36,7 +36,7 @@ class Leaky(nn.Module):
 
 
 def expected_loss(model, x, target, sigma):
-    """The mean over every pattern of spikes, each unit firing with Phi((u - 1) / sigma): differentiable in W and sigma."""
+    """The mean over every pattern of spikes; each unit fires with Phi((u - 1) / sigma)."""
     fire = torch.special.ndtr((x @ model.current.weight.T + model.current.bias - 1) / sigma)
     total = 0.0
     for pattern in itertools.product((0.0, 1.0), repeat=UNITS):

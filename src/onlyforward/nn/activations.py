@@ -22,6 +22,10 @@ ROWS = 1024
 BYTES = 2 << 20
 """The widest map of a chunk stays within this: it should fit the cache of one core."""
 
+WIDE = 16 << 20
+"""Where the widest map of ROWS rows is larger than this, memory is slower than the products: FEWEST rows must do."""
+FEWEST = 256
+
 PARTS = 4
 """Chunks of a site that workers can share, where chunks of ROWS rows allow it."""
 
@@ -202,11 +206,12 @@ def reference_losses(walk: Walk, tape: Tape, site: Site, rows: Tensor, objective
 
 
 def chunk_copies(data: int, width: int, copies: int, *, element: int = 4) -> int:
-    """Copies per chunk: at least ROWS rows, the widest map within BYTES, and PARTS chunks or more where that allows it.
+    """Copies per chunk: ROWS rows or more (FEWEST of wide maps), the widest map within BYTES, and PARTS chunks or more.
 
     The chunks never depend on the number of workers: a row's bits depend on the shape of the product it is in.
     """
-    least = max(-(-ROWS // max(1, data)), 1)
+    rows = ROWS if ROWS * width * element <= WIDE else FEWEST
+    least = max(-(-rows // max(1, data)), 1)
     return max(least, min(BYTES // max(1, data * width * element), -(-copies // PARTS)))
 
 

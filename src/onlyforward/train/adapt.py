@@ -26,6 +26,8 @@ from onlyforward.train.methods import cost
 from onlyforward.train.peers import Backprop
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from torch import Tensor
 
     from onlyforward.run.context import Context
@@ -64,6 +66,11 @@ SETTINGS: Mapping[str, Setting] = {
     )
 }
 """Model -> settings; the ResNets take `Setting()`."""
+
+
+def loaded(name: str, weights: Path | None = None) -> nn.Module:
+    """A pretrained network with its weights laid out channels last, in which narrow convolutions run fastest."""
+    return load_pretrained(name, weights).to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
 
 
 def head_of(model: nn.Module) -> str:
@@ -255,7 +262,7 @@ def run(options: Adapt, context: Context) -> Result:
     given = {name: getattr(options, name) for name in ("epochs", "copies", "sigma", "lr")}
     setting = replace(SETTINGS.get(options.model, Setting()), **{k: v for k, v in given.items() if v is not None})
     check_range(setting.sigma, name="--sigma", low=0.0, open_low=True)
-    model = load_pretrained(options.model, options.weights)
+    model = loaded(options.model, options.weights)
     data = prepared(options)
     result = context.result(question=f"What does {options.model} gain on {data.name} by {options.method}?")
     before = accuracy(model, data.x_test, data.y_test)

@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING
 
 from onlyforward.core.keys import Key
 from onlyforward.data.corruptions import apply
-from onlyforward.data.pretrained import load_pretrained
 from onlyforward.data.sets import load
 from onlyforward.run.benchmark import seeds
-from onlyforward.train.adapt import SETTINGS, Setting, accuracy, adapted, reset_statistics
+from onlyforward.train.adapt import SETTINGS, Setting, accuracy, adapted, loaded, reset_statistics
 from onlyforward.train.robust import spread
 
 if TYPE_CHECKING:
@@ -41,7 +40,7 @@ def adapt(options: BenchOptions, context: Context, result: Result) -> None:
 def adapt_vit(options: BenchOptions, context: Context, result: Result) -> None:
     """The small ViT under Gaussian pixel noise of standard deviation 0.1: 2,000 images for training and the test."""
     data = load("cifar10", limit=2000, test_limit=2000)
-    clean = accuracy(load_pretrained("vit-d128-l6"), data.x_test, data.y_test)
+    clean = accuracy(loaded("vit-d128-l6"), data.x_test, data.y_test)
     result.metric("adapt_vit_clean_accuracy", clean)
     shifted = replace(
         data,
@@ -59,7 +58,7 @@ def compared(
 ) -> dict[str, list[float]]:
     """Every arm on the same images, from the same weights; arm -> accuracy per seed."""
     setting = SETTINGS.get(name, Setting())
-    original = load_pretrained(name)
+    original = loaded(name)
     before = accuracy(original, data.x_test, data.y_test)
     found: dict[str, list[float]] = {"before": [before]}
     costs: dict[str, float] = {"before": 0.0, "bnstats": 1.0}
