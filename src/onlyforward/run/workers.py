@@ -70,10 +70,10 @@ class Workers:
         chunks = len(copies)
         shares = [range(r * chunks // self.size, (r + 1) * chunks // self.size) for r in range(self.size)]
         rows = [sum(copies[chunk] for chunk in share) for share in shares]
-        # Gloo gathers equal sizes only: an uneven share is padded, and the padding is counted as traffic.
-        sent = torch.zeros((max(rows), *like.shape), dtype=like.dtype, device=like.device)
+        # Gloo gathers equal sizes in host memory: an uneven share is padded, and the padding is counted as traffic.
+        sent = torch.zeros((max(rows), *like.shape), dtype=like.dtype)
         if losses:
-            sent[: rows[self.rank]] = torch.cat(list(losses))
+            sent[: rows[self.rank]] = torch.cat(list(losses)).cpu()
         received = [torch.empty_like(sent) for _ in shares]
         try:
             dist.all_gather(received, sent)
@@ -86,7 +86,7 @@ class Workers:
             chunk
             for part, share, count in zip(received, shares, rows)
             if count
-            for chunk in torch.split(part[:count], [copies[k] for k in share])
+            for chunk in torch.split(part[:count].to(like.device), [copies[k] for k in share])
         ]
 
 

@@ -179,6 +179,10 @@ def report(result: Result, model: nn.Module, method: Any, outcome: Outcome, data
     result.metric("macs_over_bp", macs)
     result.metric("step_ms", outcome.course.step_ms, timing=True)
     result.metric("peak_mb", peak_mb(), timing=True)
+    kept = getattr(method, "kept", None)
+    if kept is not None:
+        result.metric("cache_bytes", kept.peak)
+        result.metric("cache_bytes_predicted", kept.predicted)
     levels = [memory.sigma for memory in getattr(method, "memory", {}).values()]
     result.metric("sigma_mean", sum(levels) / len(levels) if levels else float(getattr(method, "sigma", 0.0)))
     result.forward_runs = method.runs
