@@ -24,6 +24,17 @@ def metrics(*arguments):
     return json.loads(done.stdout)["metrics"]
 
 
+def children(process):
+    return [int(pid) for pid in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()]
+
+
+def gone(pids, patience=30):
+    deadline = time.monotonic() + patience
+    while any(Path(f"/proc/{pid}").exists() for pid in pids) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return not any(Path(f"/proc/{pid}").exists() for pid in pids)
+
+
 @pytest.fixture(scope="module")
 def alone():
     return metrics(*FIT)
@@ -46,16 +57,15 @@ def test_a_killed_run_of_two_workers_resumes_to_the_bits_of_one_worker_uninterru
     deadline = time.monotonic() + 200
     while len(list(kept.glob("step-*.json"))) < 2 and time.monotonic() < deadline:
         time.sleep(0.01)
+    followers = children(process)
     process.send_signal(signal.SIGKILL)
     process.wait()
+    assert followers
+    assert gone(followers), "a killed run leaves no orphans"
     assert not (out / "result.json").exists()
     resumed = metrics("resume", str(out), "--json")
     assert resumed["digest48"] == alone["digest48"]
     assert json.loads((out / "result.json").read_text())["resumed_from"]
-
-
-def children(process):
-    return [int(pid) for pid in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()]
 
 
 def test_a_run_that_loses_a_worker_says_so_and_resumes_to_the_same_bits(tmp_path, alone):

@@ -12,11 +12,13 @@ import os
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
+from threading import Thread
 from typing import TYPE_CHECKING, Any
 
 from onlyforward.core.checks import check_range
@@ -190,10 +192,18 @@ def started(options: Any, context: Context, rank: int, port: int) -> subprocess.
     return child
 
 
+def leave_with(leader: int) -> None:
+    """End this process when the one that started it is gone: a killed run leaves no orphans."""
+    while os.getppid() == leader:
+        time.sleep(0.5)
+    os._exit(1)
+
+
 def follow() -> None:
     """Run as one of the started workers."""
     import torch
 
+    Thread(target=leave_with, args=(os.getppid(),), daemon=True).start()
     told = json.loads(sys.stdin.read())
     application = applications()[told["application"]]
     subcommand = told["command"].removeprefix(told["application"]).strip()
