@@ -110,6 +110,16 @@ class LawBackend(ABC):
     def law(self, psi: Tensor, theta: Tensor, *, shots: int | None, key: Key) -> Tensor:
         """Laws, or with shots relative frequencies, of bitstrings: [b, 2^n] in float64."""
 
+    @property
+    def depth(self) -> int:
+        """Depth of the circuit that runs, the preparation included."""
+        return Circuit(self.ansatz).depth
+
+    @property
+    def two_qubit_gates(self) -> int:
+        """Its gates on two qubits."""
+        return Circuit(self.ansatz).two_qubit_gates
+
     def cost(self, b: int, shots: int | None) -> tuple[int, int]:
         """One job per row, `shots` shots each; exact runs cost nothing."""
         return (0, 0) if shots is None else (b, b * shots)
@@ -205,7 +215,7 @@ def make_backend(
         from onlyforward.detect.pennylane import PennylaneBackend
 
         return PennylaneBackend(ansatz, budget)
-    if spec in ("aer", "manila") or spec.startswith(("fake_", "ibm:")):
+    if spec == "aer" or spec.startswith(("fake_", "ibm:")):
         from onlyforward.detect.qiskit import qiskit_backend
 
         return qiskit_backend(spec, ansatz, budget, seed=seed)

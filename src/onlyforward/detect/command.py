@@ -133,7 +133,7 @@ class Score(Rows):
 class RunOnDevice(Rows):
     """Calibrate a detector on a noisy device or its simulator, and score there with counted shots."""
 
-    folder: tyro.conf.Positional[tuple[Path, ...]] = ()
+    folder: tyro.conf.Positional[Path | None] = None
     """--out folder of a finished `detect fit`; without it the device preset is trained on --data."""
     backend: str = "fake_manila"
     """fake_<device>, aer, ibm:<device>, fast or density."""
@@ -191,11 +191,14 @@ DEMO = Demo(options=DemoOptions(), targets={"detect_auc": (">=", 0.95)})
 
 def run(options: Any, context: Context) -> Result:
     """Run one `detect` command."""
-    from onlyforward.detect import scoring, study
+    from onlyforward.detect import device, export, scoring, study
 
     work = {
         Fit: study.fit,
         Score: scoring.score,
+        RunOnDevice: device.run_on_device,
+        Calibrate: device.calibrate,
+        Export: export.export,
         DemoOptions: study.demo,
     }
     return work[type(options)](options, context)

@@ -37,12 +37,10 @@ def deliver(
     judged: list[np.ndarray],
 ) -> None:
     """Detectors, what scoring needs to know, training rows for calibration, and pictures."""
-    from safetensors.numpy import save as to_bytes
-
     for detector, task in zip(detectors, tasks, strict=True):
         place = folder / folder_name(task, tasks)
         store.save(detector, place)
-        write_atomically(place / "rows.safetensors", to_bytes({"rows": np.ascontiguousarray(task.train[:KEPT])}))
+        write_rows(place, task.train[:KEPT])
     described = {
         "data": options.data,
         "seed": options.seed,
@@ -89,3 +87,26 @@ def read_task(folder: Path) -> dict[str, Any]:
     except (OSError, ValueError, TypeError):
         pass
     raise CheckpointError(f"The detector in {folder} is damaged", "Fit it again")
+
+
+def write_rows(place: Path, rows: np.ndarray) -> None:
+    """Training rows [N, d] beside a detector, for its calibration on devices."""
+    from safetensors.numpy import save as to_bytes
+
+    write_atomically(place / "rows.safetensors", to_bytes({"rows": np.ascontiguousarray(rows)}))
+
+
+def kept_rows(place: Path) -> np.ndarray:
+    """The training rows that `write_rows` kept.
+
+    Raises:
+        CheckpointError: they are missing or damaged.
+    """
+    from safetensors import SafetensorError
+    from safetensors.numpy import load as from_bytes
+
+    try:
+        rows: np.ndarray = from_bytes((place / "rows.safetensors").read_bytes())["rows"]
+    except (OSError, KeyError, SafetensorError) as error:
+        raise CheckpointError(f"The training rows of {place} are missing or damaged", "Fit it again") from error
+    return rows

@@ -10,6 +10,7 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -140,6 +141,12 @@ class Engine:
     def sample(self, psi: Tensor, theta: Tensor, *, shots: int, key: Key) -> Tensor:
         """Relative frequencies [b, 2^n] of `shots` measurements of every row."""
         return frequencies(self.probabilities(psi, theta), shots, key)
+
+
+def reversed_bits(n: int) -> np.ndarray:
+    """The gather [2^n] that turns amplitudes whose qubit 0 is the least significant bit into ours, and back."""
+    index = np.arange(2**n)
+    return np.sum([(index >> i & 1) << (n - 1 - i) for i in range(n)], axis=0)
 
 
 def squared(x: Tensor) -> Tensor:

@@ -37,7 +37,7 @@ class Noise:
 
     def mixed(self, circuit: Circuit) -> float:
         """Lambda = 1 - (1 - p1)^n1 (1 - p2)^n2 over all gates of the exported circuit, the preparation included."""
-        two = sum(gate.name == "cx" for gate in circuit.gates)
+        two = circuit.two_qubit_gates
         return 1.0 - (1.0 - self.p1) ** (len(circuit.gates) - two) * (1.0 - self.p2) ** two
 
 

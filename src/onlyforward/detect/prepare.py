@@ -38,6 +38,21 @@ class Circuit:
         shifted = (gate._replace(angle=gate.angle + first) if gate.angle >= 0 else gate for gate in self.ansatz.gates())
         return (*preparation(self.n), *shifted)
 
+    @property
+    def two_qubit_gates(self) -> int:
+        """CNOTs of preparation and ansatz."""
+        return sum(gate.name == "cx" for gate in self.gates)
+
+    @property
+    def depth(self) -> int:
+        """Layers of gates, each gate as early as its qubits are free."""
+        busy = [0] * self.n
+        for gate in self.gates:
+            end = 1 + max(busy[wire] for wire in gate.wires)
+            for wire in gate.wires:
+                busy[wire] = end
+        return max(busy)
+
     def angles(self, psi: np.ndarray, theta: np.ndarray) -> np.ndarray:
         """Values of all angles [b, A] for real states [b, 2^n] and angles [P], [G], [b, P] or [b, G]."""
         expanded = torch.as_tensor(np.asarray(theta, dtype=np.float64))
