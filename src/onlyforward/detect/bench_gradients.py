@@ -30,10 +30,11 @@ ARMS = {
     "lr_chain8": ("likelihood_ratio", 8),
     "lr_chain": ("likelihood_ratio", 16),
     "lr_scalar": ("likelihood_ratio_scalar", 16),
+    "lr_scalar_gaussian": ("likelihood_ratio_scalar", 16),
     "spsa1": ("spsa", 1),
     "spsa": ("spsa", 16),
 }
-"""Arm -> method, copies: K pairs per row, or m axes."""
+"""Arm -> method, copies: K pairs per row, or m axes; arms that end in _gaussian take independent directions."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,8 @@ def gradient_table(
         shots = budget // jobs
         if shots < 2:
             continue
-        plan, account = Plan(method, copies, shots), Account()
+        noise = "gaussian" if name.endswith("_gaussian") else "hadamard"
+        plan, account = Plan(method, copies, shots, noise), Account()
         backend = TorchBackend(given.ansatz, account)
         found = []
         for repeat in range(repeats):
@@ -100,7 +102,7 @@ def gradient_table(
         rows.append(
             {
                 "arm": name,
-                "method": method,
+                "method": f"{method}, Gaussian" if noise == "gaussian" else method,
                 "copies": copies,
                 "jobs": jobs,
                 "shots": jobs * shots,
@@ -161,9 +163,9 @@ def gradients(options: BenchQuantum, context: Context, result: Result) -> None:
     if found is not None:
         result.metric("gradients_pennylane_error", found)
     note = (
-        f"4 qubits, 16 angles, {BATCH} rows, {REPEATS} repeats; error: squared distance from the exact gradient over its"
-        " square. Noise per image beats noise per batch at equal shots and jobs; at 16 angles the shift rule is"
-        " best."
+        f"4 qubits, 16 angles, {BATCH} rows, {REPEATS} repeats; error: squared distance from the exact gradient"
+        " over its square. Directions of the likelihood ratio are per row, and orthogonal unless Gaussian; those of"
+        " SPSA are shared. At 16 angles the shift rule is best."
     )
     columns = ["estimator", "copies", "jobs", "shots", "relative squared error", "standard error"]
     result.table("gradients under shot noise", columns, table, note)

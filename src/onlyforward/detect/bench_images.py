@@ -32,6 +32,7 @@ PUBLISHED = (
     "Oh and Park (arXiv 2310.06375) print a mean AUROC of 83.1 with 75 angles on MNIST: another split, not the same"
     " protocol."
 )
+CLASSES = range(10)
 QUICK_SU4 = (0, 1, 2)
 
 
@@ -124,11 +125,11 @@ def compare(
     extra = ("su4_shared",) if data == "digits" else ("su4_shared", "l2 mahalanobis")
     classical = [*CLASSICAL, *(("deepsvdd [4,2]",) if data == "digits" else ())]
     stds = []
-    with context.progress(10 * len(seeds), label=name) as tick:
+    with context.progress(len(CLASSES) * len(seeds), label=name) as tick:
         for seed in seeds:
             for key in (*ours, *extra, *classical):
                 arm(key).areas.append([])
-            for k in range(10):
+            for k in CLASSES:
                 task = class_task(rows, k, Key(run=seed))
                 detector, seconds = fitted(task, seed)
                 size = f"{detector.n_parameters_} angles + {detector.n_fitted_statistics_} statistics"

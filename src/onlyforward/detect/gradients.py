@@ -34,11 +34,14 @@ class Plan:
         method: one of METHODS.
         copies: K antithetic pairs, or the m axes of random_shift.
         shots: shots per job, None for exact features.
+        noise: kind of direction of the likelihood ratio. Hadamard: the pairs of a row are orthogonal, and with K = P
+            of them no error of the directions is left.
     """
 
     method: str
     copies: int
     shots: int | None
+    noise: str = "hadamard"
 
     def jobs(self, b: int, ansatz: Ansatz) -> int:
         """Jobs per step on b rows."""
@@ -143,7 +146,7 @@ def estimate(
     else:
         shared = plan.method == "spsa"
         perturb = Parameters(
-            noise="rademacher" if shared else "gaussian",
+            noise="rademacher" if shared else plan.noise,
             sigma=step_size(ansatz.parameters),
             antithetic=True,
             per="batch" if shared else "datum",
