@@ -177,3 +177,28 @@ def test_soft_boundary_radius_is_the_quantile_of_the_distances(digits):
         trainer.run_epoch()
     d = ((trainer.latents() - trainer.center) ** 2).sum(1).numpy()
     assert float(trainer.radius2) == pytest.approx(np.quantile(d, 0.9), rel=1e-6)
+
+
+def test_scikit_learns_own_tools_take_it():
+    from sklearn.model_selection import GridSearchCV, cross_val_score
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    x, y = load_breast_cancer(return_X_y=True)
+    x, y = x[:160, :6], np.where(y[:160] == 1, 1, -1)
+    area = lambda fitted, rows, labels: roc_auc_score(labels, fitted.score_samples(rows))  # noqa: E731
+    pipe = make_pipeline(StandardScaler(), QuantumSVDD(max_epochs=2, random_state=0))
+    scores = cross_val_score(pipe, x, y, cv=2, scoring=area)
+    assert scores.shape == (2,)
+    search = GridSearchCV(pipe, {"quantumsvdd__nu": [0.05, 0.3]}, cv=2, scoring="balanced_accuracy").fit(x, y)
+    assert search.best_params_["quantumsvdd__nu"] in (0.05, 0.3)
+    assert search.predict(x).shape == (160,)
+    pipe.set_output(transform="pandas").fit(x)
+    assert (pipe.predict(x) == pipe[-1].predict(pipe[0].transform(x))).all()
+
+
+def test_a_capacity_grows_with_the_gates_that_are_trained():
+    import onlyforward.detect as detect
+
+    assert detect.capacity_bound(16, 0.1) == pytest.approx(4 * 16 * np.log(7 * 16 / 0.1))
+    assert detect.capacity_bound(80, 0.1) > 5 * detect.capacity_bound(16, 0.1)
