@@ -150,7 +150,9 @@ def test_a_run_on_a_device_is_judged_against_the_simulator(fitted, tmp_path, cap
 
 
 def test_budgets_hold_and_keep_what_was_paid(tmp_path, capsys):
-    words = ["detect", "run-on-device", "--data", "digits", "--normal", "all", "--backend", "fast", "--shots", "64"]
+    words = ["--data", "digits", "--normal", "all", "--preset", "device", "--max-epochs", "1"]
+    assert call(capsys, "detect", "fit", *words, "--out", tmp_path / "fit")[0] == 0
+    words = ["detect", "run-on-device", tmp_path / "fit", "--backend", "fast", "--shots", "64"]
     words += ["--rows", "20", "--calibration-rows", "20", "--out", tmp_path / "run"]
     code, _ = call(capsys, *words, "--max-shots", "8000")
     assert code == 3

@@ -94,7 +94,8 @@ def fit(options: Fit, context: Context) -> Result:
     if context.folder is not None:
         deliver(context.folder, options, result, detectors, tasks, judged)
     result.answer = answer(result, detectors[0])
-    result.notes.append(HONEST)
+    if not result.tables or result.tables[0].note != HONEST:
+        result.notes.append(HONEST)
     return result
 
 

@@ -106,7 +106,7 @@ def compare(
             begin = time.process_time()
             if name == "untrained":
                 scores: np.ndarray | None = untrained_scores(fitted, task)
-                size = fitted.n_parameters_
+                size = fitted.n_fitted_statistics_
             else:
                 train, test = peer_rows(task)
                 peer = peers.run_peer(name, train, test, image=task.kind != "table", seed=options.seed)
