@@ -7,9 +7,8 @@ from onlyforward.core.errors import UsageError
 from onlyforward.core.keys import Key
 from onlyforward.decide.envs.base import BatchEnv
 from onlyforward.decide.envs.kernels import compiled, simulate
-from onlyforward.decide.envs.lost_sales import LostSales, LostSalesParameters
 from onlyforward.decide.envs.register import ENVIRONMENTS, make, parse_settings, register
-from onlyforward.decide.envs.scalar import ScalarLostSales, ScalarSupplyChain
+from onlyforward.decide.envs.scalar import twin
 from onlyforward.decide.envs.supply_chain import SupplyChain, SupplyChainParameters
 
 gymnasium = pytest.importorskip("gymnasium")
@@ -52,34 +51,32 @@ def test_numpy_and_torch_backends_agree(name):
         assert np.allclose(left, right, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("compat", ["none", "paper"])
-def test_the_batched_supply_chain_is_its_scalar_twin(compat):
-    parameters = SupplyChainParameters(compat=compat)
-    environment = SupplyChain(parameters)
+VARIANTS = [
+    *((name, {}) for name in ENVIRONMENTS),
+    ("SupplyChain", {"compat": "paper"}),
+    ("SupplyChain", {"initial_pipeline": 3.0, "leads": (1, 4), "lost": (0.1, 0.2), "holding": (0.2, 0.3)}),
+    *(("LostSales", {"lead": lead, "periods": 30, "warm": 5}) for lead in (0, 1, 5, 30)),
+    ("Portfolio", {"cost": 0.0, "periods": 7}),
+]
+
+
+@pytest.mark.parametrize(("name", "parameters"), VARIANTS)
+def test_every_batched_environment_is_its_scalar_twin(name, parameters):
+    if "leads" in parameters:
+        parameters = {**parameters, "prices": (2.0, 1.0, 0.5)}
+    environment = make(name, **parameters)
     actions = random_actions(environment, 5, np.random.Generator(np.random.Philox(3)))
     noise = environment.noise(Key(run=4), 0, 5)
     seen, rewards = play(environment, actions, 0, 5)
+    scale = max(1.0, float(np.abs(rewards).max()), 100.0 if name == "Portfolio" else 0.0)
     for b in range(5):
-        twin = ScalarSupplyChain(parameters, noise["demand"][:, b])
+        slow = twin(environment, {k: v[:, b] if v.ndim > 1 else v[b] for k, v in noise.items()})
+        observation = slow.observation
         for t in range(environment.horizon):
-            observation, reward, done = twin.step(actions[t, b])
-            assert reward == pytest.approx(float(rewards[t, b]), abs=1e-4)
-            if t + 1 < environment.horizon:
-                assert np.array_equal(observation, seen[t + 1, b])
-        assert done
-
-
-@pytest.mark.parametrize("lead", [0, 1, 2, 5])
-def test_batched_lost_sales_is_its_scalar_twin(lead):
-    parameters = LostSalesParameters(lead=lead, periods=30)
-    environment = LostSales(parameters)
-    actions = random_actions(environment, 4, np.random.Generator(np.random.Philox(5)))
-    noise = environment.noise(Key(run=4), 0, 4)
-    _, rewards = play(environment, actions, 0, 4)
-    for b in range(4):
-        twin = ScalarLostSales(parameters, noise["demand"][:, b])
-        for t in range(30):
-            assert twin.step(float(actions[t, b, 0])) / 30 == pytest.approx(float(rewards[t, b]), abs=1e-6)
+            assert np.allclose(observation, seen[t, b], rtol=2e-6, atol=2e-6)
+            observation, reward, done = slow.step(actions[t, b].tolist())
+            assert reward == pytest.approx(float(rewards[t, b]), abs=1e-6 * scale)
+            assert done == (t == environment.horizon - 1)
 
 
 def test_the_compiled_kernel_is_the_batched_environment():
@@ -98,25 +95,77 @@ def test_units_are_conserved_along_the_chain():
     environment = SupplyChain(SupplyChainParameters(initial_pipeline=3.0))
     actions = random_actions(environment, 6, np.random.Generator(np.random.Philox(7)))
     state = environment.start(environment.noise(Key(), 0, 6))
-    before = sum(state["stock"]) + sum(p.sum(0) for p in state["pipeline"])
+    before = environment.position(state).sum(0)
     for t in range(40):
         state, _ = environment.advance(state, actions[t])
-        sold, bought = state["seen"][0][6], state["seen"][0][11]
-        after = sum(state["stock"]) + sum(p.sum(0) for p in state["pipeline"])
+        _, _, sold, orders = state["seen"][:4]
+        sold, bought = sold[0], orders[-1]
+        after = environment.position(state).sum(0)
         assert np.allclose(after, before - sold + bought)
         before = after
 
 
-def test_the_paper_preset_earns_the_known_value_of_its_tuned_base_stock():
-    environment = make("SupplyChain", preset="paper")
+def known_chain(env, state, t):
+    return (np.array([[51.0], [42.0], [56.0]]) - env.position(state)).clip(0, 20).T
+
+
+def chosen_spread(env, state, t):
+    return (state["spread"][t] == 1.0).argmax(1)[:, None]
+
+
+def same(value):
+    return lambda env, state, t: np.full((len(env.observe(state)), 1), value)
+
+
+def reorder(env, state, t):
+    return np.where(state["stock"] <= 6, 40 - state["stock"], 0)[:, None]
+
+
+KNOWN = {
+    "ZeroMean": (same(1.0), {}, 0.25, -0.2040, 0.012),
+    "FairLottery": (chosen_spread, {}, 0.25, -1.600, 0.06),
+    "BeyondGreed": (same(1), {}, 0.5, 8.6048, 0.03),
+    "OneStep": (same(0.930), {}, 0.1, 2 * 0.93 - 0.93**2 / 2 - 1.2816 * 0.93, 0.05),
+    "Bandit": (same(2), {}, 0.25, 0.6 - 0.6745 * 0.9, 0.05),
+    "SupplyChain": (known_chain, {"preset": "paper"}, 0.1, 654.6, 2.0),
+    "LostSales": (
+        lambda env, state, t: np.minimum((17 - env.position(state)[0]).clip(0), 5)[:, None],
+        {"warm": 50, "periods": 450},
+        None,
+        -4.405,
+        0.02,
+    ),
+    "Newsvendor": (same(56.6040), {}, None, -1.99761, 0.06),
+    "SS": (reorder, {}, None, -35.0216, 0.1),
+}
+
+
+@pytest.mark.parametrize("name", KNOWN)
+def test_a_known_policy_earns_its_known_value(name):
+    act, options, level, known, tolerance = KNOWN[name]
+    environment = make(name, **options)
     state = environment.start(environment.noise(Key(run=1), 0, 4096))
     total = np.zeros(4096)
     for t in range(environment.horizon):
-        orders = (np.array([[51.0], [42.0], [56.0]]) - environment.position(state)).clip(0, 20)
-        state, reward = environment.advance(state, orders.T)
+        state, reward = environment.advance(state, act(environment, state, t))
         total += environment.gamma**t * reward
-    assert total.mean() == pytest.approx(678.0, abs=1.5)
-    assert np.quantile(total, 0.1) == pytest.approx(654.6, abs=2.0)
+    found = total.mean() if level is None else np.quantile(total, level)
+    assert found == pytest.approx(known, abs=tolerance)
+
+
+def test_the_best_constant_mix_earns_its_closed_form():
+    from onlyforward.decide.policies import careful_mix, structured
+    from onlyforward.decide.rollout import structured_returns
+
+    environment = make("Portfolio", cost=0.0)
+    weights, p = careful_mix(environment).astype(float), environment.parameters
+    variance = weights @ np.array(p.covariance) @ weights
+    known = 100 * np.exp(weights @ np.array(p.drift) - variance / 2 - 1.2816 * np.sqrt(variance)) - 100
+    assert known == pytest.approx(-1.914, abs=2e-3)
+    blind = structured("frontier-blind", environment)
+    rows = np.repeat(np.array([[-40.0, 0.0]], dtype=np.float32), 8192, 0)
+    found = structured_returns(environment, blind, rows, Key(run=2))
+    assert np.quantile(found, 0.1) == pytest.approx(known, abs=0.2)
 
 
 @pytest.mark.parametrize("name", ENVIRONMENTS)

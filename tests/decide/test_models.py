@@ -5,7 +5,7 @@ import torch
 import onlyforward as of
 from onlyforward.core.errors import FileError, UsageError
 from onlyforward.decide.callbacks import CheckpointCallback, EvalCallback, StopOnTarget
-from onlyforward.decide.rollout import Alone, collect, pieces, rollout
+from onlyforward.decide.rollout import Alone, collect, pieces, policy_returns, rollout
 
 
 def test_a_model_learns_predicts_saves_and_loads(tmp_path):
@@ -70,7 +70,7 @@ class Half:
 def test_two_workers_collect_the_bits_of_one():
     model = of.QPO("FairLottery", seed=3)
     agent = model.agent
-    alone = collect(agent.environment, agent.policy, agent.key, 64, Alone())
+    alone = collect(agent.environment, agent.policy, agent.key, 512, Alone())
     parts = []
 
     class Spy(Alone):
@@ -78,21 +78,23 @@ def test_two_workers_collect_the_bits_of_one():
             parts.extend(losses)
             return super().gather(losses, copies, like)
 
-    collect(agent.environment, agent.policy, agent.key, 64, Spy())
+    collect(agent.environment, agent.policy, agent.key, 512, Spy())
     for rank, other in ((0, parts[2:]), (1, parts[:2])):
-        shared = collect(agent.environment, agent.policy, agent.key, 64, Half(rank, other))
+        shared = collect(agent.environment, agent.policy, agent.key, 512, Half(rank, other))
         assert torch.equal(shared.returns, alone.returns)
         assert torch.equal(shared.observation, alone.observation)
         assert torch.equal(shared.action, alone.action)
 
 
 def test_pieces_cover_a_batch_and_agree_with_one_rollout():
-    assert pieces(64) == [(0, 16), (16, 16), (32, 16), (48, 16)]
-    assert pieces(30) == [(0, 30)]
+    assert pieces(128, 100) == [(0, 32), (32, 32), (64, 32), (96, 32)]
+    assert pieces(130, 100) == [(0, 130)]
     agent = of.QPO("FairLottery", seed=3).agent
-    whole = rollout(agent.environment, agent.policy, agent.key, 64)
-    shared = collect(agent.environment, agent.policy, agent.key, 64, Alone())
+    whole = rollout(agent.environment, agent.policy, agent.key, 512)
+    shared = collect(agent.environment, agent.policy, agent.key, 512, Alone())
     assert torch.allclose(whole.returns, shared.returns, atol=1e-5)
+    light = policy_returns(agent.environment, agent.policy, agent.key, 512)
+    assert torch.allclose(whole.returns.double(), light, atol=1e-5)
 
 
 def test_stable_baselines_trains_on_our_environments():

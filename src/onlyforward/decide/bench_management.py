@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import importlib.util
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from onlyforward.core.keys import Key
+from onlyforward.decide.envs.base import Environment, Space
 from onlyforward.decide.envs.kernels import compiled, simulate
-from onlyforward.decide.envs.register import make
-from onlyforward.decide.envs.scalar import ScalarSupplyChain, play
+from onlyforward.decide.envs.register import ENVIRONMENTS, make, register
+from onlyforward.decide.envs.scalar import twin
 from onlyforward.decide.envs.supply_chain import SupplyChainParameters
 from onlyforward.decide.exact.lost_sales import LostSales, best_base_stock, best_capped
 from onlyforward.decide.exact.lost_sales import solve as solve_lost_sales
@@ -59,64 +62,143 @@ def solver(options: BenchManagement, context: Context, result: Result) -> None:
     )
 
 
-def median_rate(steps: int, work: Callable[[], Any]) -> float:
-    """Steps per second, median of three after a warm-up."""
-    work()
-    times = []
-    for _ in range(3):
-        begin = time.perf_counter()
-        work()
-        times.append(time.perf_counter() - begin)
-    return steps / float(np.median(times))
+def rates_of(works: Mapping[str, tuple[int, Callable[[], Any]]], *, rounds: int, seconds: float) -> dict[str, float]:
+    """Steps per second of every piece of work: median over rounds in which all of them run one after the other.
+
+    A piece is repeated until it has run for `seconds`, after a warm-up: a slow moment of the machine then falls on all.
+    """
+    found: dict[str, list[float]] = {name: [] for name in works}
+    for turn in range(rounds + 1):
+        for name, (steps, work) in works.items():
+            begin, times = time.perf_counter(), 0
+            while times == 0 or time.perf_counter() - begin < (seconds if turn else 0.0):
+                work()
+                times += 1
+            if turn:
+                found[name].append(steps * times / (time.perf_counter() - begin))
+    return {name: float(np.median(rates)) for name, rates in found.items()}
+
+
+def batched(environment: Environment, noise: Any, actions: Any, *, look: bool = False) -> Callable[[], None]:
+    """One batch of whole episodes under given actions [T, B, columns]."""
+
+    @torch.no_grad()
+    def work() -> None:
+        state = environment.start(noise)
+        for t in range(environment.horizon):
+            if look:
+                environment.observe(state)
+            state, _ = environment.advance(state, actions[t])
+
+    return work
+
+
+def one_by_one(environment: Environment, noise: Any, actions: Any, episodes: int) -> Callable[[], None]:
+    """A few of the same episodes in plain Python."""
+    columns = [{k: v[:, b] if v.ndim > 1 else v[b] for k, v in noise.items()} for b in range(episodes)]
+    moves = [actions[:, b].tolist() for b in range(episodes)]
+
+    def work() -> None:
+        for told, rows in zip(columns, moves, strict=True):
+            env = twin(environment, told)
+            for row in rows:
+                env.step(row)
+
+    return work
+
+
+def random_actions(space: Space, horizon: int, batch: int, key: Key) -> NDArray[Any]:
+    """Actions [T, B, columns], each period's stored column by column as policies of the batch produce them."""
+    generator = key.numpy()
+    if space.kind in ("discrete", "multidiscrete"):
+        kind = np.int64 if space.kind == "discrete" else np.float32
+        drawn = generator.integers(0, space.sizes[0], (horizon, space.columns, batch)).astype(kind)
+        return drawn.transpose(0, 2, 1)
+    raw = generator.random((horizon, batch, space.columns)).astype(np.float32)
+    return raw / raw.sum(-1, keepdims=True) if space.kind == "simplex" else raw
 
 
 def throughput(options: BenchManagement, context: Context, result: Result) -> None:
     """Supply-chain transitions per second with random orders, as ratios to a plain Python environment."""
-    batch, horizon = 4096, 100
-    parameters = SupplyChainParameters()
-    generator = Key(site="throughput").numpy()
-    demand = (generator.integers(0, 7, (horizon, batch)) + (np.arange(1, horizon + 1)[:, None] + 6) % 15).astype(
-        np.float32
-    )
-    orders = generator.integers(0, 21, (horizon, batch, 3)).astype(np.float32)
-
-    def scalar() -> None:
-        for b in range(4):
-            rows = iter(orders[:, b].tolist())
-            play(ScalarSupplyChain(parameters, demand[:, b].tolist()), lambda rows=rows: next(rows), horizon)  # type: ignore[misc]
-
-    def batched(backend: str, *, look: bool = False) -> Callable[[], None]:
-        environment = make("SupplyChain", backend=backend)
-        noise, moves = {"demand": environment.array(demand)}, environment.array(orders)
-
-        def work() -> None:
-            state = environment.start(noise)
-            for t in range(horizon):
-                if look:
-                    environment.observe(state)
-                state, _ = environment.advance(state, moves[t])
-
-        return work
-
-    kernel = compiled()
-    rows_first = np.ascontiguousarray(orders.transpose(0, 2, 1))
-    rates = {
-        "plain Python": median_rate(4 * horizon, scalar),
-        "numpy": median_rate(batch * horizon, batched("numpy")),
-        "torch": median_rate(batch * horizon, batched("torch")),
-        "numpy, observed every period": median_rate(batch * horizon, batched("numpy", look=True)),
-        "torch, observed every period": median_rate(batch * horizon, batched("torch", look=True)),
-        "numba": median_rate(batch * horizon, lambda: simulate(kernel, parameters, demand, rows_first)),
+    batch = 4096
+    key = Key(site="throughput")
+    chain = make("SupplyChain")
+    horizon = chain.horizon
+    actions = random_actions(chain.action, horizon, batch, key)
+    noise = chain.noise(key, 0, batch)
+    other = make("SupplyChain", backend="torch")
+    torch_noise, torch_actions = other.noise(key, 0, batch), other.array(actions.transpose(0, 2, 1)).transpose(1, 2)
+    rows_first = np.ascontiguousarray(actions.transpose(0, 2, 1))
+    single = gymnasium_episode(rows_first[:, :, 0].astype(np.int64))
+    works: dict[str, tuple[int, Callable[[], Any]]] = {
+        "plain Python": (8 * horizon, one_by_one(chain, noise, actions, 8)),
+        "numpy": (batch * horizon, batched(chain, noise, actions)),
+        "torch": (batch * horizon, batched(other, torch_noise, torch_actions)),
+        "numpy, observed every period": (batch * horizon, batched(chain, noise, actions, look=True)),
+        "torch, observed every period": (batch * horizon, batched(other, torch_noise, torch_actions, look=True)),
+        "one Gymnasium environment": (horizon, single),
     }
-    rows = [[name, rate, rate / rates["plain Python"]] for name, rate in rates.items()]
+    if importlib.util.find_spec("numba") is not None:
+        kernel, parameters = compiled(), SupplyChainParameters()
+        works["numba"] = (batch * horizon, lambda: simulate(kernel, parameters, noise["demand"], rows_first))
+    rates = rates_of(works, rounds=3, seconds=0.2 if options.quick else 1.0)
+    rows: list[list[Any]] = [[name, rate, rate / rates["plain Python"]] for name, rate in rates.items()]
     for name in ("numpy", "torch", "numba"):
+        if name not in rates:
+            rows.append([name, "not installed", None])
+            continue
         result.metric(f"throughput_{name}_ratio", rates[name] / rates["plain Python"], timing=True)
         result.metric(f"throughput_{name}", rates[name], timing=True)
     result.table(
         "SupplyChain transitions, random orders, B = 4096",
         ["backend", "rate [/s]", "ratio to plain Python [/s over /s]"],
         rows,
+        "Plain Python is the lean twin of the tests; one Gymnasium environment is gymnasium.make of the same chain.",
     )
+    others(options, result)
+
+
+def others(options: BenchManagement, result: Result) -> None:
+    """Every other environment on numpy against its own plain twin."""
+    batch, rows, least = 4096, [], np.inf
+    for name in ENVIRONMENTS:
+        if name == "SupplyChain":
+            continue
+        environment, key = make(name), Key(site="throughput")
+        noise = environment.noise(key, 0, batch)
+        actions = random_actions(environment.action, environment.horizon, batch, key)
+        rates = rates_of(
+            {
+                "plain": (8 * environment.horizon, one_by_one(environment, noise, actions, 8)),
+                "numpy": (batch * environment.horizon, batched(environment, noise, actions)),
+            },
+            rounds=3,
+            seconds=0.05 if options.quick else 0.2,
+        )
+        rows.append([name, rates["plain"], rates["numpy"], rates["numpy"] / rates["plain"]])
+        result.metric(f"throughput_{name.lower()}", rates["numpy"], timing=True)
+        least = min(least, rates["numpy"] / rates["plain"])
+    result.metric("throughput_least_ratio", least, timing=True)
+    result.table(
+        "The other environments on numpy, random actions, B = 4096",
+        ["environment", "plain Python [/s]", "numpy [/s]", "ratio [/s over /s]"],
+        rows,
+    )
+
+
+def gymnasium_episode(orders: NDArray[np.int64]) -> Callable[[], None]:
+    """One episode of the registered environment under given orders [T, echelons]."""
+    import gymnasium
+
+    register()
+    env = gymnasium.make("onlyforward/SupplyChain-v0")
+
+    def work() -> None:
+        env.reset(seed=0)
+        for row in orders:
+            env.step(row)
+
+    return work
 
 
 CASES = {"solver": solver, "throughput": throughput}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,6 +13,11 @@ from onlyforward.core.checks import require
 from onlyforward.core.keys import Key
 from onlyforward.decide.adapter import EpisodeVector
 from onlyforward.decide.envs.base import Environment
+
+
+def installed() -> bool:
+    """Whether Stable-Baselines3 can be imported."""
+    return importlib.util.find_spec("stable_baselines3") is not None
 
 
 def vector_env(environment: Environment, batch: int, key: Key) -> Any:
@@ -75,7 +81,7 @@ def sb3_ppo_returns(
         "MlpPolicy",
         vector,
         n_steps=length,
-        batch_size=max(64, batch * length // 20),
+        batch_size=max(64, batch * length // 10),
         gamma=environment.gamma,
         seed=seed,
         policy_kwargs={"net_arch": list(hidden)},

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -47,43 +48,55 @@ class Head(nn.Module):
         """Actions [..., columns] from outputs [..., outputs] and noise [..., columns]."""
         if self.real:
             return output + self.log_deviation.exp() * noise
-        picks = []
-        for column, logits in enumerate(output.split(self.space.sizes, dim=-1)):
-            below = logits.softmax(-1).cumsum(-1) < noise[..., column : column + 1]
-            picks.append(below.sum(-1).clamp(max=logits.shape[-1] - 1))
-        return torch.stack(picks, -1)
+        below = self.log_chances(output).exp().cumsum(-1) < noise[..., None]
+        return below.sum(-1).clamp(max=max(self.space.sizes) - 1)
+
+    def log_chances(self, output: Tensor) -> Tensor:
+        """Ln of the chance of every value of every column: [..., columns, largest size]."""
+        sizes = self.space.sizes
+        if len(set(sizes)) == 1:
+            return output.unflatten(-1, (len(sizes), sizes[0])).log_softmax(-1)
+        # Values that a column lacks get no chance; a finite floor keeps their entropy at 0 instead of NaN.
+        parts = output.split(sizes, dim=-1)
+        width = max(sizes)
+        padded = [nn.functional.pad(part, (0, width - part.shape[-1]), value=-1e30) for part in parts]
+        return torch.stack(padded, -2).log_softmax(-1)
 
     def greedy(self, output: Tensor) -> Tensor:
         """The mode: [..., columns]."""
         if self.real:
             return output
-        return torch.stack([logits.argmax(-1) for logits in output.split(self.space.sizes, dim=-1)], -1)
+        return self.log_chances(output).argmax(-1)
 
     def log_prob(self, output: Tensor, action: Tensor) -> Tensor:
         """Ln pi(action | output): [...]."""
-        if self.real:
-            unit = (action - output) / self.log_deviation.exp()
-            return (-0.5 * unit * unit - self.log_deviation - 0.5 * math.log(2 * math.pi)).sum(-1)
-        total = output.new_zeros(output.shape[:-1])
-        for column, logits in enumerate(output.split(self.space.sizes, dim=-1)):
-            total = total + logits.log_softmax(-1).gather(-1, action[..., column : column + 1])[..., 0]
-        return total
+        return self.log_prob_and_entropy(output, action)[0]
 
     def entropy(self, output: Tensor) -> Tensor:
         """Entropy of the distribution: [...]."""
         if self.real:
             return (self.log_deviation + 0.5 * math.log(2 * math.pi * math.e)).sum().expand(output.shape[:-1])
-        total = output.new_zeros(output.shape[:-1])
-        for logits in output.split(self.space.sizes, dim=-1):
-            log = logits.log_softmax(-1)
-            total = total - (log.exp() * log).sum(-1)
-        return total
+        return chance_entropy(self.log_chances(output))
+
+    def log_prob_and_entropy(self, output: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
+        """Both at the price of one: [...], [...]."""
+        if self.real:
+            unit = (action - output) / self.log_deviation.exp()
+            log_prob = (-0.5 * unit * unit - self.log_deviation - 0.5 * math.log(2 * math.pi)).sum(-1)
+            return log_prob, self.entropy(output)
+        log_chances = self.log_chances(output)
+        return log_chances.gather(-1, action[..., None])[..., 0].sum(-1), chance_entropy(log_chances)
 
     def act(self, action: Tensor) -> Tensor:
         """What the environment receives: a box is clamped to its bounds, a simplex is the softmax of the reals."""
         if self.space.kind == "box":
             return action.clamp(action.new_tensor(self.space.low), action.new_tensor(self.space.high))
         return action.softmax(-1) if self.space.kind == "simplex" else action
+
+
+def chance_entropy(log_chances: Tensor) -> Tensor:
+    """Entropy of independent columns, from the ln of their chances [..., columns, k]: [...]."""
+    return -(log_chances.exp() * log_chances).sum((-2, -1))
 
 
 class NetworkPolicy(nn.Module):
@@ -208,7 +221,7 @@ def frontier(environment: Any) -> Structured:
     Five numbers: constant, time left, log wealth, their product, log wealth squared. Without the last three it is a
     static rule: a quantile needs memory.
     """
-    careful = torch.tensor(careful_mix(environment)) if environment.xp is torch else careful_mix(environment)
+    careful = environment.array(careful_mix(environment))
 
     def act(env: Any, state: State, numbers: Array) -> Array:
         xp = env.xp
@@ -224,9 +237,43 @@ def frontier(environment: Any) -> Structured:
     return Structured("frontier", (2.0, -3.0, -15.0, 0.0, 0.0), (1.0, 1.0, 2.0, 1.0, 1.0), act)
 
 
+def blind_frontier(environment: Any) -> Structured:
+    """`frontier` that does not see its wealth: constant and time left alone, the ablation."""
+    seeing = frontier(environment)
+
+    def act(env: Any, state: State, numbers: Array) -> Array:
+        nothing = numbers[:, :1] * 0
+        return seeing.act(env, state, env.xp.concatenate((numbers, nothing, nothing, nothing), 1))
+
+    return Structured("frontier-blind", (0.0, 0.0), (1.0, 1.0), act)
+
+
+def cppi(environment: Any) -> Structured:
+    """Constant proportion portfolio insurance: multiplier times the cushion over a floor goes to the boldest asset."""
+    careful = environment.array(careful_mix(environment))
+
+    def act(env: Any, state: State, numbers: Array) -> Array:
+        floor = numbers[:, 1] * env.parameters.wealth
+        bold = (numbers[:, 0] * (1 - floor / state["wealth"])).clip(min=0, max=1)[:, None]
+        rest = (1 - bold) * careful
+        return env.xp.concatenate((rest[:, :-1], rest[:, -1:] + bold), 1)
+
+    return Structured("cppi", (2.0, 0.9), (0.5, 0.03), act)
+
+
+def constant(environment: Any) -> Structured:
+    """The same real action whatever happens; the search starts in the middle of the box."""
+    low, high = environment.action.low, environment.action.high
+
+    def act(env: Any, state: State, numbers: Array) -> Array:
+        return numbers.clip(min=env.array(np.array(low)), max=env.array(np.array(high)))
+
+    middle = tuple((a + b) / 2 for a, b in zip(low, high, strict=True))
+    return Structured("constant", middle, tuple(0.015 * (b - a) for a, b in zip(low, high, strict=True)), act)
+
+
 def careful_mix(environment: Any, multiple: float = 1.2816) -> Any:
     """Long-only weights that maximise mean - multiple * standard deviation over the horizon: [assets], float32."""
-    import numpy as np
     from scipy.optimize import minimize
 
     p = environment.parameters
@@ -251,6 +298,9 @@ STRUCTURED: dict[str, Callable[..., Structured]] = {
     "capped-base-stock": capped_base_stock,
     "sS": reorder_point,
     "frontier": frontier,
+    "frontier-blind": blind_frontier,
+    "cppi": cppi,
+    "constant": constant,
 }
 NETWORKS = ("mlp", "linear")
 

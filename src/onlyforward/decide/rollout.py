@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -40,7 +40,9 @@ class Episodes:
 
 
 SHARDS = 4
-"""Pieces in which a batch is always simulated, so that bits do not depend on how many workers share them."""
+"""Pieces in which a large batch is always simulated, so that bits do not depend on how many workers share them."""
+WORTH_SHARING = 8192
+"""Environment steps from which a batch is cut into pieces: below, sending costs more than simulating."""
 
 
 class Sharing(Protocol):
@@ -67,9 +69,9 @@ class Alone:
         return list(losses)
 
 
-def pieces(batch: int) -> list[tuple[int, int]]:
-    """First episode and length of every piece of a batch; batches that four does not divide are one piece."""
-    count = SHARDS if batch % SHARDS == 0 else 1
+def pieces(batch: int, horizon: int) -> list[tuple[int, int]]:
+    """First episode and length of every piece of a batch: four, or one if it is small or four does not divide it."""
+    count = SHARDS if batch % SHARDS == 0 and batch * horizon >= WORTH_SHARING else 1
     return [(i * batch // count, batch // count) for i in range(count)]
 
 
@@ -81,7 +83,7 @@ def pack(run: Episodes) -> Tensor:
 
 def collect(environment: Environment, policy: NetworkPolicy, key: Key, episodes: int, sharing: Any) -> Episodes:
     """`rollout` of a batch, its pieces spread over workers; every worker gets all of it, bit for bit."""
-    parts = pieces(episodes)
+    parts = pieces(episodes, environment.horizon)
     if hasattr(sharing, "simulate"):
         packed = sharing.simulate(environment, policy, key, parts, None)
     else:
@@ -99,7 +101,7 @@ def collect(environment: Environment, policy: NetworkPolicy, key: Key, episodes:
 
 def collect_returns(environment: Environment, policy: Structured, numbers: Any, key: Key, sharing: Any) -> np.ndarray:
     """`structured_returns` of a batch, its pieces spread over workers: [B]."""
-    parts = pieces(len(numbers))
+    parts = pieces(len(numbers), environment.horizon)
     if hasattr(sharing, "simulate"):
         own = sharing.simulate(environment, policy, key, parts, numbers)
     else:
@@ -122,26 +124,49 @@ def action_noise(key: Key, kind: str, shape: tuple[int, int], start: int, stop: 
     return torch.cat(parts).transpose(0, 1).contiguous()
 
 
-@torch.no_grad()
-def rollout(
-    environment: Environment, policy: NetworkPolicy, key: Key, episodes: int, *, first: int = 0, greedy: bool = False
-) -> Episodes:
-    """Run episodes first..first+episodes-1 of `key` under a network policy. Memory: O(T B)."""
+def periods(
+    environment: Environment, policy: NetworkPolicy, key: Key, episodes: int, first: int, greedy: bool
+) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
+    """Observations [B, o], the network's outputs, actions [B, columns] and rewards [B] of every period."""
     horizon, head = environment.horizon, policy.head
     noise = action_noise(key, head.noise_kind(), (horizon, head.space.columns), first, first + episodes)
-    state = environment.start(environment.noise(key, first, first + episodes))
-    seen, done, chances, paid = [], [], [], []
-    for t in range(horizon):
-        observation = torch.as_tensor(np.ascontiguousarray(environment.observe(state))).float()
+    drawn = environment.noise(key, first, first + episodes)
+    state = environment.start(drawn)
+
+    def decide(seen: Any, unit: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        observation = torch.as_tensor(np.ascontiguousarray(seen) if environment.xp is np else seen).float()
         output = policy(observation)
-        action = head.greedy(output) if greedy else head.sample(output, noise[t])
-        state, reward = environment.advance(state, on_backend(environment, head.act(action)))
-        seen.append(observation)
-        done.append(action)
-        chances.append(head.log_prob(output, action))
-        paid.append(torch.as_tensor(reward).float())
-    discount = environment.gamma ** torch.arange(horizon)
-    return Episodes(torch.stack(seen), torch.stack(done), torch.stack(chances), torch.stack(paid), discount)
+        return observation, output, head.greedy(output) if greedy else head.sample(output, unit)
+
+    scenery = environment.scenery(drawn)
+    # Where actions do not change what is seen, one pass of the network serves the whole episode.
+    foreseen = None if scenery is None else list(zip(*decide(scenery, noise), strict=True))
+    for t in range(horizon):
+        told = foreseen[t] if foreseen is not None else decide(environment.observe(state), noise[t])
+        state, reward = environment.advance(state, on_backend(environment, head.act(told[2])))
+        yield *told, torch.as_tensor(reward).float()
+
+
+@torch.no_grad()
+def rollout(environment: Environment, policy: NetworkPolicy, key: Key, episodes: int, *, first: int = 0) -> Episodes:
+    """Run episodes first..first+episodes-1 of `key` under a network policy. Memory: O(T B)."""
+    seen, outputs, actions, paid = zip(*periods(environment, policy, key, episodes, first, False), strict=True)
+    action = torch.stack(actions)
+    # One pass over all periods: a call per period would cost as much as the simulation.
+    log_prob = policy.head.log_prob(torch.stack(outputs), action)
+    discount = environment.gamma ** torch.arange(environment.horizon)
+    return Episodes(torch.stack(seen), action, log_prob, torch.stack(paid), discount)
+
+
+@torch.no_grad()
+def policy_returns(
+    environment: Environment, policy: NetworkPolicy, key: Key, episodes: int, *, first: int = 0, greedy: bool = False
+) -> Tensor:
+    """Discounted returns [B] of episodes first..first+episodes-1 of `key`, float64, with nothing else kept."""
+    total = torch.zeros(episodes, dtype=torch.float64)
+    for t, (*_, reward) in enumerate(periods(environment, policy, key, episodes, first, greedy)):
+        total += environment.gamma**t * reward
+    return total
 
 
 def structured_returns(

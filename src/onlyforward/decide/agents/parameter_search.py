@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from onlyforward.core.errors import UsageError
 from onlyforward.core.keys import Key
 from onlyforward.decide.agents.base import Agent, load_tracked, tracked_state
 from onlyforward.decide.envs.base import Environment
@@ -81,8 +82,21 @@ class ParameterSearch(Agent):
         return structured_returns(self.environment, self.rule, self.numbers(rows.astype(np.float32)), key)
 
     def predict(self, observation: Any, *, deterministic: bool = True, key: Key | None = None) -> NDArray[Any]:
-        """A structured policy reads the environment's state: pass the state that `BatchEnv.state` holds."""
-        rows = np.repeat(self.mean[None].astype(np.float32), self.environment.array(observation["stock"]).shape[-1], 0)
+        """Actions for the state that `BatchEnv.state` holds: a structured policy reads the simulator's state.
+
+        Raises:
+            UsageError: plain observations, for a rule that needs more than they tell.
+        """
+        if isinstance(observation, Mapping):
+            batch = next(observation[name].shape[-1] for name in ("stock", "wealth") if name in observation)
+        elif self.rule.name == "constant":
+            batch = len(np.atleast_2d(observation))
+        else:
+            raise UsageError(
+                f"The policy {self.rule.name} reads the simulator's state, not an observation",
+                "Pass BatchEnv.state, or call evaluate()",
+            )
+        rows = np.repeat(self.mean[None].astype(np.float32), batch, 0)
         return np.asarray(self.rule.act(self.environment, observation, self.numbers(rows)))
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:

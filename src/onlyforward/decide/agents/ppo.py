@@ -52,7 +52,7 @@ class PPO(NetworkAgent):
             nn.init.zeros_(layer.bias)
             layers += [layer, nn.Tanh()]
         self.critic = nn.Sequential(*layers[:-1])
-        self.critic_optimizer = torch.optim.Adam(self.critic.parameters(), lr=settings.rate)
+        self.critic_optimizer = torch.optim.Adam(self.critic.parameters(), lr=settings.rate, fused=True)
         self.spread = 1.0
 
     def features(self, episodes: Episodes, q: float, scale: float) -> Tensor:
@@ -94,16 +94,17 @@ class PPO(NetworkAgent):
         for _ in range(self.settings.epochs):
             order = torch.randperm(steps, generator=generator)
             for rows in order.chunk(self.settings.minibatches):
-                loss, value_loss = self.minibatch({name: value[rows] for name, value in flat.items()})
+                loss, value_loss = self.minibatch({name: value.index_select(0, rows) for name, value in flat.items()})
         return {"return_mean": float(episodes.returns.mean()), "loss": loss, "value_loss": value_loss}
 
     def minibatch(self, part: Mapping[str, Tensor]) -> tuple[float, float]:
         """One step of policy and critic on some rows; returns both losses."""
         output = self.policy(part["observation"])
-        ratio = (self.policy.head.log_prob(output, part["action"]) - part["old"]).exp()
+        log_prob, entropy = self.policy.head.log_prob_and_entropy(output, part["action"])
+        ratio = (log_prob - part["old"]).exp()
         clipped = ratio.clamp(1 - CLIP, 1 + CLIP)
         loss = -torch.minimum(ratio * part["gain"], clipped * part["gain"]).mean()
-        loss = loss - self.settings.entropy * self.policy.head.entropy(output).mean()
+        loss = loss - self.settings.entropy * entropy.mean()
         self.step(loss, clip=LARGEST_NORM)
         error = VALUE_WEIGHT * ((self.critic(part["features"])[..., 0] - part["target"]) ** 2).mean()
         for group in self.critic_optimizer.param_groups:

@@ -48,7 +48,7 @@ class PaperQPPO(NetworkAgent):
         for layer in (self.critic[0], self.critic[2]):
             nn.init.orthogonal_(layer.weight, 1.0, generator=generator)
             nn.init.zeros_(layer.bias)
-        self.critic_optimizer = torch.optim.Adam(self.critic.parameters(), lr=settings.rate)
+        self.critic_optimizer = torch.optim.Adam(self.critic.parameters(), lr=settings.rate, fused=True)
         self.q = torch.zeros(0)
 
     def update(self) -> dict[str, float]:

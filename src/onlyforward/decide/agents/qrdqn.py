@@ -45,7 +45,7 @@ class QRDQN(Agent):
             nn.init.zeros_(layer.bias)
         self.network = nn.Sequential(first, nn.Tanh(), second)
         self.target = copy.deepcopy(self.network)
-        self.optimizer = torch.optim.Adam(self.network.parameters(), lr=settings.rate)
+        self.optimizer = torch.optim.Adam(self.network.parameters(), lr=settings.rate, fused=True)
         self.levels = (torch.arange(QUANTILES) + 0.5) / QUANTILES
 
     def quantiles(self, network: nn.Module, observation: Tensor) -> Tensor:

@@ -20,7 +20,7 @@ from onlyforward.decide.envs.base import Environment
 from onlyforward.decide.objectives import Objective
 from onlyforward.decide.policies import NetworkPolicy
 from onlyforward.decide.presets import Settings
-from onlyforward.decide.rollout import collect, rollout
+from onlyforward.decide.rollout import collect, policy_returns
 
 
 class NetworkAgent(Agent):
@@ -36,7 +36,9 @@ class NetworkAgent(Agent):
             deviation=settings.deviation,
             learned=settings.learned_deviation,
         )
-        self.optimizer = torch.optim.Adam([p for p in self.policy.parameters() if p.requires_grad], lr=settings.rate)
+        self.optimizer = torch.optim.Adam(
+            [p for p in self.policy.parameters() if p.requires_grad], lr=settings.rate, fused=True
+        )
 
     def step(self, loss: Tensor, *, clip: float | None = None) -> None:
         """One Adam step at the scheduled rate."""
@@ -51,10 +53,12 @@ class NetworkAgent(Agent):
     def returns(self, key: Key, episodes: int, *, deterministic: bool) -> NDArray[np.float64]:
         """Returns [episodes], a few thousand episodes at a time."""
         parts = [
-            rollout(self.environment, self.policy, key, min(4096, episodes - first), first=first, greedy=deterministic)
+            policy_returns(
+                self.environment, self.policy, key, min(4096, episodes - first), first=first, greedy=deterministic
+            )
             for first in range(0, episodes, 4096)
         ]
-        return torch.cat([part.returns for part in parts]).double().numpy()
+        return torch.cat(parts).numpy()
 
     @torch.no_grad()
     def predict(self, observation: Any, *, deterministic: bool = True, key: Key | None = None) -> NDArray[Any]:

@@ -12,7 +12,7 @@ from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 from onlyforward.decide.agents.base import module_state
 from onlyforward.decide.agents.score import NetworkAgent
-from onlyforward.decide.rollout import rollout
+from onlyforward.decide.rollout import policy_returns
 
 PAIRED = 5
 """Episodes on either side of a difference."""
@@ -37,7 +37,7 @@ class SPSA(NetworkAgent):
             values = []
             for side in (1.0, -1.0):
                 vector_to_parameters(flat + side * reach * signs, self.policy.parameters())
-                returns = rollout(self.environment, self.policy, key, PAIRED).returns.double().numpy()
+                returns = policy_returns(self.environment, self.policy, key, PAIRED).numpy()
                 values.append(self.objective.value(returns))
                 seen.append(float(returns.mean()))
             total += (values[0] - values[1]) / (2 * reach) * signs / pairs

@@ -34,6 +34,10 @@ class Bandit(Environment):
         """A constant 1: [B, 1]."""
         return state["unit"][0][:, None] * 0 + 1
 
+    def scenery(self, noise: Mapping[str, Array]) -> Array:
+        """The same as `observe`, of every period."""
+        return noise["unit"][..., None] * 0 + 1
+
     def advance(self, state: State, action: Array) -> tuple[State, Array]:
         """Mean + spread Z of the chosen arm."""
         mean, spread = self.array(np.array(MEANS)), self.array(np.array(SPREADS))

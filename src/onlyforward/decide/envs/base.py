@@ -106,6 +106,10 @@ class Environment(ABC):
     def advance(self, state: State, action: Array) -> tuple[State, Array]:
         """One period: the next state and the rewards [B]. Actions are [B, columns]."""
 
+    def scenery(self, noise: Mapping[str, Array]) -> Array | None:
+        """All observations [T, B, o] at once where actions do not change them; None where they do."""
+        return None
+
     def references(self) -> dict[str, Reference]:
         """Known values, the strongest first."""
         return {}
@@ -124,6 +128,10 @@ class Environment(ABC):
         """A numpy array on the backend; reals become float32."""
         single = np.ascontiguousarray(value, dtype=np.float32 if value.dtype.kind == "f" else value.dtype)
         return single if self.xp is np else self.xp.from_numpy(single).to(self.device)
+
+    def reals(self, value: Array) -> Array:
+        """An array of the backend, of whole numbers or reals, as float32."""
+        return value.astype(np.float32) if self.xp is np else value.float()
 
     def zeros(self, *shape: int) -> Array:
         """float32 zeros on the backend."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -10,38 +11,55 @@ from numpy.typing import NDArray
 from onlyforward.core.checks import require
 from onlyforward.decide.envs.supply_chain import SupplyChainParameters
 
+BLOCK = 1024
+"""Episodes whose whole state stays in a core's cache while time passes."""
 
+
+@cache
 def compiled() -> Any:
-    """The kernel, compiled on first use and cached on disk by numba."""
+    """The kernel, compiled once per process."""
     numba = require("numba", "rl")
 
-    @numba.njit(fastmath=False)
+    @numba.njit(fastmath={"contract"})
     def simulate(demand, orders, leads, lost, holding, prices, stock0, slots):  # type: ignore[no-untyped-def]
         horizon, batch = demand.shape
         echelons = len(leads)
+        outside = prices[echelons]
         total = np.zeros(batch, dtype=np.float32)
-        sales = np.zeros((echelons, batch), dtype=np.float32)
-        stock = np.full((echelons, batch), stock0, dtype=np.float32)
-        pipe = np.full((echelons, leads.max(), batch), slots, dtype=np.float32)
-        # Periods outside, episodes inside: every inner loop runs over contiguous rows and vectorises.
-        for t in range(horizon):
-            for m in range(echelons):
-                n = echelons - 1 - m
-                ring, shelf = pipe[n, t % leads[n]], stock[n]
-                wanted = demand[t] if n == 0 else orders[t, n - 1]
-                bought = orders[t, n] if m == 0 else sales[n + 1]
-                sale = sales[n]
-                price, cost, fee, keep = prices[n], prices[n + 1], lost[n], holding[n]
-                for b in range(batch):
-                    units = bought[b]
-                    there = shelf[b] + ring[b]
-                    asked = wanted[b]
-                    sold = min(there, asked)
-                    left = there - sold
-                    total[b] += price * sold - cost * units - fee * (asked - sold) - keep * left
-                    shelf[b] = left
-                    ring[b] = units
-                    sale[b] = sold
+        # Blocks outside, then periods, then echelons: every inner loop runs over short contiguous rows and vectorises.
+        for start in range(0, batch, BLOCK):
+            stop = min(start + BLOCK, batch)
+            size = stop - start
+            gain = total[start:stop]
+            stock = np.full((echelons, size), stock0, dtype=np.float32)
+            pipe = np.full((echelons, leads.max(), size), slots, dtype=np.float32)
+            for t in range(horizon):
+                wanted, price = demand[t, start:stop], prices[0]
+                for n in range(echelons):
+                    ring, shelf = pipe[n, t % leads[n]], stock[n]
+                    # What this echelon sells travels to the one below; the customer takes it at once.
+                    below = pipe[n - 1, t % leads[n - 1]]
+                    fee, keep = lost[n], holding[n]
+                    if n == 0:
+                        for b in range(size):
+                            there = shelf[b] + ring[b]
+                            sold = min(there, wanted[b])
+                            left = there - sold
+                            gain[b] += price * sold - fee * (wanted[b] - sold) - keep * left
+                            shelf[b] = left
+                    else:
+                        for b in range(size):
+                            there = shelf[b] + ring[b]
+                            sold = min(there, wanted[b])
+                            left = there - sold
+                            gain[b] -= fee * (wanted[b] - sold) + keep * left
+                            shelf[b] = left
+                            below[b] = sold
+                    wanted = orders[t, n, start:stop]
+                last = pipe[echelons - 1, t % leads[echelons - 1]]
+                for b in range(size):
+                    last[b] = wanted[b]
+                    gain[b] -= outside * wanted[b]
         return total
 
     return simulate

@@ -71,30 +71,31 @@ class LostSales(Environment):
     def start(self, noise: Mapping[str, Array]) -> State:
         """Stock for one period's mean demand, and mean orders on the way."""
         batch, level = noise["demand"].shape[1], float(round(self.parameters.mean))
-        coming = self.zeros(self.observation_size - 1, batch) + level
-        return {"t": 0, "demand": noise["demand"], "stock": self.zeros(batch) + level, "coming": coming}
+        row = self.zeros(batch) + level
+        return {"t": 0, "demand": noise["demand"], "stock": row, "coming": (row,) * (self.observation_size - 1)}
 
     def observe(self, state: State) -> Array:
         """Stock, then the orders on the way: [B, max(1, L)]."""
-        return self.xp.concatenate((state["stock"][None], state["coming"])).T
+        return self.xp.stack((state["stock"], *state["coming"])).T
 
     def position(self, state: State) -> Array:
         """Stock and everything on the way: [1, B]."""
-        return (state["stock"] + state["coming"].sum(0))[None]
+        return sum(state["coming"], state["stock"])[None]
 
     def advance(self, state: State, action: Array) -> tuple[State, Array]:
         """The order joins the pipeline, demand falls, the next order arrives; reward = -(h (x - D)+ + p (D - x)+)."""
         t = state["t"]
-        order = action[:, 0] * 1.0
-        coming = self.xp.concatenate((state["coming"], order[None]))
+        p = self.parameters
+        order = self.reals(action[:, 0])
+        coming = (*state["coming"], order)
         # With lead 0 the order itself is on the shelf before demand falls.
-        stock = state["stock"] + coming[0] if self.parameters.lead == 0 else state["stock"]
-        gap = stock - state["demand"][t]
+        gap = state["stock"] - state["demand"][t] if p.lead else state["stock"] + order - state["demand"][t]
         left = gap.clip(min=0)
-        reward = -(self.parameters.holding * left + self.parameters.penalty * (left - gap))
-        after = left if self.parameters.lead == 0 else left + coming[0]
-        scale = 0.0 if t < self.parameters.warm else 1.0 / (self.horizon - self.parameters.warm)
-        return {"t": t + 1, "demand": state["demand"], "stock": after, "coming": coming[1:]}, reward * scale
+        scale = 0.0 if t < p.warm else -1.0 / (self.horizon - p.warm)
+        # Holding and penalty are one convex function of the gap: the larger of its two slopes' lines.
+        reward = self.xp.maximum(gap * p.holding, gap * -p.penalty) * scale
+        after = left + coming[0] if p.lead else left
+        return {"t": t + 1, "demand": state["demand"], "stock": after, "coming": coming[1:]}, reward
 
     def references(self) -> dict[str, Reference]:
         """Minus the optimal average cost and the best capped base-stock's, from `exact.lost_sales`."""

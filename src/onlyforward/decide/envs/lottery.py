@@ -36,6 +36,10 @@ class FairLottery(Environment):
         """The spreads by position: [B, 3]."""
         return state["spread"][min(state["t"], self.horizon - 1)]
 
+    def scenery(self, noise: Mapping[str, Array]) -> Array:
+        """The same as `observe`, of every period."""
+        return noise["spread"]
+
     def advance(self, state: State, action: Array) -> tuple[State, Array]:
         """R = x U."""
         spread = state["spread"][state["t"]]
@@ -78,12 +82,16 @@ class BeyondGreed(Environment):
         """The period as a one-hot: [B, 10]."""
         return state["seen"][min(state["t"], self.horizon - 1)]
 
+    def scenery(self, noise: Mapping[str, Array]) -> Array:
+        """The same as `observe`, of every period."""
+        return self.start(noise)["seen"]
+
     def advance(self, state: State, action: Array) -> tuple[State, Array]:
         """A: 1{U >= .4}; B: .5 + 1{U >= .6}."""
         uniform = state["uniform"][state["t"]]
-        first = (uniform >= 0.4) * 1.0
-        second = 0.5 + (uniform >= 0.6) * 1.0
-        reward = self.xp.where(action[:, 0] == 0, first, second)
+        second = action[:, 0]
+        won = self.xp.where(second == 0, uniform >= 0.4, uniform >= 0.6)
+        reward = won + self.reals(second) * 0.5
         return {**state, "t": state["t"] + 1}, reward
 
     def references(self) -> dict[str, Reference]:

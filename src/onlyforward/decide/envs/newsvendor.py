@@ -136,12 +136,13 @@ class SS(Environment):
 
     def advance(self, state: State, action: Array) -> tuple[State, Array]:
         """Minus fixed cost, holding and penalty, averaged over the periods after the warm-up."""
-        order = action[:, 0] * 1.0
+        order = self.reals(action[:, 0])
         stock = state["stock"] + order - state["demand"][state["t"]]
         p = self.parameters
-        cost = p.fixed * (order > 0) + p.holding * stock.clip(min=0) + p.penalty * (-stock).clip(min=0)
-        scale = 0.0 if state["t"] < p.warm else 1.0 / (self.horizon - p.warm)
-        return {"t": state["t"] + 1, "demand": state["demand"], "stock": stock}, -cost * scale
+        scale = 0.0 if state["t"] < p.warm else -1.0 / (self.horizon - p.warm)
+        # Holding and penalty are one convex function of the stock: the larger of its two slopes' lines.
+        cost = self.xp.sign(order) * p.fixed + self.xp.maximum(stock * p.holding, stock * -p.penalty)
+        return {"t": state["t"] + 1, "demand": state["demand"], "stock": stock}, cost * scale
 
     def references(self) -> dict[str, Reference]:
         """Minus the optimal average cost, by Zheng and Federgruen."""

@@ -77,9 +77,12 @@ class SupplyChain(Environment):
         self.horizon = self.parameters.periods
         self.observation_size = 4 * self.echelons * self.history
         self.action = Space("multidiscrete", (self.parameters.max_order + 1,) * self.echelons)
-        self.lost = self.array(np.array(self.parameters.lost, dtype=np.float32)[:, None])
-        self.holding = self.array(np.array(self.parameters.holding, dtype=np.float32)[:, None])
-        self.prices = self.array(np.array(self.parameters.prices, dtype=np.float32)[:, None])
+        self.fees = -self.column(self.parameters.lost)
+        self.keeping = -self.column(self.parameters.holding)
+
+    def column(self, values: tuple[float, ...]) -> Array:
+        """One number per echelon: [echelons, 1]."""
+        return self.array(np.array(values, dtype=np.float32)[:, None])
 
     def draw(self, generator: np.random.Generator, episodes: int) -> dict[str, NDArray[Any]]:
         """Demand of every period: [episodes, T]."""
@@ -94,21 +97,25 @@ class SupplyChain(Environment):
         return {"demand": np.floor(10 * np.exp(np.cumsum(log_level, axis=1))).astype(np.float32)}
 
     def start(self, noise: Mapping[str, Array]) -> State:
-        """Full shelves, and a pipeline that is empty, initial, or promised."""
-        batch = noise["demand"].shape[1]
-        slots = self.parameters.initial_pipeline
-        promised = 10.0 if self.parameters.compat == "paper" else slots
+        """Full shelves, and a pipeline that is empty, initial, or promised.
+
+        An echelon's pipeline is the tuple of rows [B] that arrive next, after that, ...; rows are shared between
+        periods and never written to, so that a period copies nothing.
+        """
+        p, batch = self.parameters, noise["demand"].shape[1]
+        nothing = self.zeros(self.echelons, batch)
+        promised = nothing[0] + (10.0 if p.compat == "paper" else p.initial_pipeline)
         return {
             "t": 0,
             "demand": noise["demand"],
-            "stock": self.zeros(self.echelons, batch) + self.parameters.stock,
-            "pipeline": [self.zeros(lead, batch) + promised for lead in self.parameters.leads],
-            "seen": (self.zeros(4 * self.echelons, batch),) * self.history,
+            "stock": nothing + p.stock,
+            "pipeline": tuple((promised,) * lead for lead in p.leads),
+            "seen": (nothing,) * 4 * self.history,
         }
 
     def position(self, state: State) -> Array:
         """Stock and pipeline of every echelon before it orders: [echelons, B]."""
-        return self.xp.stack([s + p.sum(0) for s, p in zip(state["stock"], state["pipeline"], strict=True)])
+        return self.xp.stack([sum(p, s) for s, p in zip(state["stock"], state["pipeline"], strict=True)])
 
     def observe(self, state: State) -> Array:
         """The last five periods, newest first: [B, 5 * 4 * echelons]."""
@@ -116,29 +123,44 @@ class SupplyChain(Environment):
 
     def advance(self, state: State, action: Array) -> tuple[State, Array]:
         """Arrivals, demand, sales, shipments; rewards [B]."""
-        xp, t = self.xp, state["t"]
-        orders = action.T.astype(np.float32) if xp is np else action.T.float()
-        slot = [t % lead for lead in self.parameters.leads]
-        arriving = xp.stack([p[s] for p, s in zip(state["pipeline"], slot, strict=True)])
-        stock = state["stock"] + arriving
-        asked = xp.concatenate((state["demand"][t][None], orders[:-1]))
-        sold = xp.minimum(stock, asked)
+        xp, p, t = self.xp, self.parameters, state["t"]
+        orders = np.ascontiguousarray(action.T, dtype=np.float32) if xp is np else action.T.float()
+        own = rows_of(orders)
+        there = xp.stack([coming[0] for coming in state["pipeline"]])
+        there += state["stock"]
+        asked = xp.stack((state["demand"][t], *own[:-1]))
+        sold = xp.minimum(there, asked)
         lost = asked - sold
-        stock = stock - sold
-        bought = xp.concatenate((sold[1:], orders[-1:]))
-        pipeline = []
-        for before, place, units in zip(state["pipeline"], slot, bought, strict=True):
-            ring = before.copy() if xp is np else before.clone()
-            ring[place] = units
-            pipeline.append(ring)
-        reward = self.prices[:-1] * sold - self.prices[1:] * bought - self.lost * lost - self.holding * stock
-        # Kept as a tuple: five periods are joined only when somebody looks.
-        seen = (xp.concatenate((stock, lost, sold, orders)), *state["seen"][:-1])
-        after = {"t": t + 1, "demand": state["demand"], "stock": stock, "pipeline": pipeline, "seen": seen}
-        return after, reward.sum(0)
+        stock = there - sold
+        sales = rows_of(sold)
+        # What an echelon pays for goods the next one earns: only the ends of the chain trade with the outside.
+        each = stock * self.keeping
+        add_scaled(each, lost, self.fees)
+        reward = each.sum(0)
+        add_scaled(reward, sales[0], p.prices[0])
+        add_scaled(reward, own[-1], -p.prices[-1])
+        bought = (*sales[1:], own[-1])
+        pipeline = tuple((*coming[1:], units) for coming, units in zip(state["pipeline"], bought, strict=True))
+        seen = (stock, lost, sold, orders, *state["seen"][:-4])
+        return {"t": t + 1, "demand": state["demand"], "stock": stock, "pipeline": pipeline, "seen": seen}, reward
 
     def references(self) -> dict[str, Reference]:
         """Tuned base-stock levels; heuristics, not optima."""
         if self.parameters.compat == "paper":
             return {"base-stock": Reference(654.6, "heuristic", "base-stock (51, 42, 56), tuned for the 10 % quantile")}
         return {"base-stock": Reference(485.1, "heuristic", "base-stock, tuned for the 10 % quantile")}
+
+
+def add_scaled(total: Array, value: Array, factor: Any) -> None:
+    """Total += factor * value in place, in one call where the backend has one."""
+    if isinstance(total, np.ndarray):
+        total += value * factor
+    elif isinstance(factor, float):
+        total.add_(value, alpha=factor)
+    else:
+        total.addcmul_(value, factor)
+
+
+def rows_of(array: Array) -> tuple[Array, ...]:
+    """The rows [B] of an array [n, B], as views."""
+    return tuple(array) if isinstance(array, np.ndarray) else array.unbind(0)

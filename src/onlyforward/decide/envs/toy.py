@@ -36,6 +36,10 @@ class ZeroMean(Environment):
         """The one-hot of this period: [B, 10]."""
         return state["seen"][min(state["t"], self.horizon - 1)]
 
+    def scenery(self, noise: Mapping[str, Array]) -> Array:
+        """The same as `observe`, of every period."""
+        return noise["seen"]
+
     def advance(self, state: State, action: Array) -> tuple[State, Array]:
         """R = ((a - 1)^2 + 0.1) Z."""
         reward = ((action[:, 0] - 1) ** 2 + 0.1) * state["unit"][state["t"]]
@@ -68,6 +72,10 @@ class OneStep(Environment):
     def observe(self, state: State) -> Array:
         """A constant 1: [B, 1]."""
         return state["unit"][0][:, None] * 0 + 1
+
+    def scenery(self, noise: Mapping[str, Array]) -> Array:
+        """The same as `observe`, of every period."""
+        return noise["unit"][..., None] * 0 + 1
 
     def advance(self, state: State, action: Array) -> tuple[State, Array]:
         """R = 2a - a^2/2 + |a| Z."""
