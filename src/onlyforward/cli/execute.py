@@ -98,7 +98,10 @@ def write_benchmark(name: str, report: dict[str, Any], context: Context) -> None
     folder = here / name / "results"
     folder.mkdir(parents=True, exist_ok=True)
     picked = report["config"].get("cases") or report["config"].get("only") or report["config"].get("part") or "all"
-    tag = picked.replace(",", "+") + ("-quick" if report["config"].get("quick") else "")
+    # A run of some agents only must not overwrite the table of all.
+    narrowed = report["config"].get("agents") or ""
+    tag = "-".join(word.replace(",", "+") for word in (picked, narrowed) if word)
+    tag += "-quick" if report["config"].get("quick") else ""
     kept = {key: value for key, value in report.items() if key != "config"}
     (folder / f"{tag}.json").write_text(json.dumps(kept, indent=1) + "\n")
     pages = [f"# bench {name}: {tag}\n\n`{report['command']}`\n", report["answer"] + "\n"]

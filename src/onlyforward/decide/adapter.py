@@ -1,7 +1,7 @@
 """Gymnasium's face of the environments: a single one and a vector of whole episodes.
 
-A vector runs its episodes in step, so none ends before the others: autoreset is disabled and `reset(options={
-"reset_mask": ...})` starts new episodes.
+A vector runs its episodes in step, so none ends before the others: autoreset is disabled and `reset()` starts the next
+episodes. The other way round, `FromGymnasium` makes any Gymnasium environment one of ours.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import numpy as np
 from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, VectorEnv
 
+from onlyforward.core.errors import UsageError
 from onlyforward.core.keys import Key
 from onlyforward.decide.envs.base import BatchEnv, Environment, Space
 from onlyforward.decide.envs.register import make
@@ -30,13 +31,34 @@ def gymnasium_space(space: Space) -> spaces.Space[Any]:
 
 
 def native_action(space: Space, action: Any, batch: int) -> Any:
-    """Gymnasium's actions as [B, columns]."""
-    rows = np.asarray(action).reshape(batch, -1)
+    """Gymnasium's actions as [B, columns]: a box is clamped to its bounds, weights of a simplex are normalised.
+
+    Raises:
+        UsageError: too few or too many numbers, one that is not finite, or a choice that does not exist.
+    """
+    rows = np.asarray(action)
+    if rows.dtype.kind not in "iuf" or rows.size != batch * space.columns:
+        raise UsageError(f"The action {action!r} is not {batch} x {space.columns} numbers", describe(space))
+    rows = rows.reshape(batch, space.columns)
+    if not np.isfinite(rows).all():
+        raise UsageError(f"The action {rows.tolist()} is not finite", describe(space))
+    if space.kind in ("discrete", "multidiscrete"):
+        if (rows < 0).any() or (rows >= np.array(space.sizes)).any() or (rows != np.floor(rows)).any():
+            raise UsageError(f"The action {rows.tolist()} does not exist", describe(space))
+        return rows.astype(np.int64)
     if space.kind == "simplex":
         rows = np.clip(rows, 0, None)
         total = rows.sum(1, keepdims=True)
         return np.where(total > 0, rows / np.maximum(total, 1e-12), 1 / rows.shape[1]).astype(np.float32)
-    return rows
+    return np.clip(rows.astype(np.float32), np.array(space.low, np.float32), np.array(space.high, np.float32))
+
+
+def describe(space: Space) -> str:
+    """What an action must be, as advice."""
+    if space.kind in ("discrete", "multidiscrete"):
+        sizes = ", ".join(f"0 to {size - 1}" for size in space.sizes)
+        return f"Give whole numbers in {sizes}"
+    return f"Give {space.columns} finite numbers for each episode"
 
 
 def observation_space(environment: Environment, *batch: int) -> spaces.Box:
@@ -92,7 +114,16 @@ class EpisodeVector(VectorEnv[Any, Any, Any]):
     def reset(
         self, *, seed: int | list[int | None] | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Any, dict[str, Any]]:
-        """The next B episodes."""
+        """The next B episodes.
+
+        Raises:
+            UsageError: `options["reset_mask"]` names some episodes only: those of a vector end together.
+        """
+        mask = (options or {}).get("reset_mask")
+        if mask is not None and not np.all(mask):
+            raise UsageError(
+                "reset_mask names some episodes only, and those of this vector run in step", "Reset all of them"
+            )
         if isinstance(seed, list):
             seed = seed[0]
         if seed is not None:

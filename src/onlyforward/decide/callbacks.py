@@ -106,9 +106,12 @@ class TensorBoard:
         steps = agent.updates * agent.settings.batch * agent.environment.horizon
         scalars = {
             "rollout/ep_rew_mean": numbers.get("return_mean"),
-            "train/loss": numbers.get("loss"),
-            "time/fps": steps / (time.perf_counter() - self.begin),
+            "rollout/q_alpha": numbers.get("q_alpha"),
             "rollout/q_tracked": numbers.get("q"),
+            "train/loss": numbers.get("loss"),
+            "train/entropy": numbers.get("entropy"),
+            "train/kl": numbers.get("kl"),
+            "time/fps": steps / (time.perf_counter() - self.begin),
         }
         for name, value in scalars.items():
             if value is not None:

@@ -21,7 +21,7 @@ class Settings:
         learned_deviation: whether it is trained.
         epochs: passes over a batch (ppo, qppo).
         minibatches: pieces of a batch (ppo, qppo).
-        entropy: weight of the entropy bonus.
+        entropy: weight of the entropy bonus; for qpo and reinforce it falls linearly to zero over the budget.
         gae_lambda: lambda of generalised advantages.
     """
 

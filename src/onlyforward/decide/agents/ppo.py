@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from onlyforward.core.weigh.quantile import Tracker
 from onlyforward.decide.agents.base import load_module_state, load_tracked, module_state, tracked_state
-from onlyforward.decide.agents.score import NetworkAgent
+from onlyforward.decide.agents.score import NetworkAgent, batch_numbers
 from onlyforward.decide.envs.base import Environment
 from onlyforward.decide.objectives import Objective
 from onlyforward.decide.presets import Settings
@@ -90,15 +90,15 @@ class PPO(NetworkAgent):
             "target": target.reshape(steps),
         }
         generator = key.at(site="minibatches").generator()
-        loss = value_loss = 0.0
+        numbers: dict[str, float] = {}
         for _ in range(self.settings.epochs):
             order = torch.randperm(steps, generator=generator)
             for rows in order.chunk(self.settings.minibatches):
-                loss, value_loss = self.minibatch({name: value.index_select(0, rows) for name, value in flat.items()})
-        return {"return_mean": float(episodes.returns.mean()), "loss": loss, "value_loss": value_loss}
+                numbers = self.minibatch({name: value.index_select(0, rows) for name, value in flat.items()})
+        return {**batch_numbers(episodes, self.objective, getattr(self, "tracked", None)), **numbers}
 
-    def minibatch(self, part: Mapping[str, Tensor]) -> tuple[float, float]:
-        """One step of policy and critic on some rows; returns both losses."""
+    def minibatch(self, part: Mapping[str, Tensor]) -> dict[str, float]:
+        """One step of policy and critic on some rows; both losses, the entropy, and how far the policy has moved."""
         output = self.policy(part["observation"])
         log_prob, entropy = self.policy.head.log_prob_and_entropy(output, part["action"])
         ratio = (log_prob - part["old"]).exp()
@@ -113,7 +113,13 @@ class PPO(NetworkAgent):
         error.backward()
         torch.nn.utils.clip_grad_norm_(self.critic.parameters(), LARGEST_NORM)
         self.critic_optimizer.step()
-        return float(loss.detach()), float(error.detach())
+        moved = part["old"] - log_prob.detach()
+        return {
+            "loss": float(loss.detach()),
+            "value_loss": float(error.detach()),
+            "entropy": float(entropy.detach().mean()),
+            "kl": float(moved.mean()),
+        }
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Policy, critic, both optimisers, the scale of returns."""

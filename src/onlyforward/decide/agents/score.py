@@ -14,13 +14,26 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from onlyforward.core.errors import UsageError
 from onlyforward.core.keys import Key
+from onlyforward.core.weigh.quantile import Tracked
 from onlyforward.decide.agents.base import Agent, load_module_state, load_tracked, module_state, tracked_state
 from onlyforward.decide.envs.base import Environment
 from onlyforward.decide.objectives import Objective
 from onlyforward.decide.policies import NetworkPolicy
 from onlyforward.decide.presets import Settings
-from onlyforward.decide.rollout import collect, policy_returns
+from onlyforward.decide.rollout import Episodes, collect, policy_returns
+
+
+def batch_numbers(episodes: Episodes, objective: Objective, tracked: Any) -> dict[str, float]:
+    """What is shown of a batch: its mean return, its alpha quantile, and the tracked one where there is one."""
+    returns = episodes.returns
+    numbers = {"return_mean": float(returns.mean())}
+    if objective.name in ("quantile", "cvar"):
+        numbers["q_alpha"] = float(returns.quantile(objective.alpha))
+    if isinstance(tracked, Tracked):
+        numbers["q"] = float(tracked.q)
+    return numbers
 
 
 class NetworkAgent(Agent):
@@ -64,6 +77,12 @@ class NetworkAgent(Agent):
     def predict(self, observation: Any, *, deterministic: bool = True, key: Key | None = None) -> NDArray[Any]:
         """Actions for observations [B, o] or [o]."""
         seen = torch.as_tensor(np.asarray(observation, dtype=np.float32))
+        width = self.environment.observation_size
+        if seen.ndim == 0 or seen.shape[-1] != width:
+            raise UsageError(
+                f"An observation of shape {list(seen.shape)} does not fit {self.environment.id}",
+                f"Give [B, {width}] or [{width}]",
+            )
         output = self.policy(seen)
         head = self.policy.head
         if deterministic:
@@ -93,9 +112,10 @@ class ScoreAgent(NetworkAgent):
         log_prob = self.policy.head.log_prob(output, episodes.action).sum(0)
         loss = -(weight[:, 0].float() * log_prob).sum()
         if self.settings.entropy:
-            loss = loss - self.settings.entropy * self.policy.head.entropy(output).mean()
+            left = 1 - self.updates / self.total_updates
+            loss = loss - self.settings.entropy * left * self.policy.head.entropy(output).mean()
         self.step(loss)
-        return {"return_mean": float(returns.mean()), "loss": float(loss.detach())}
+        return {**batch_numbers(episodes, self.objective, self.tracked), "loss": float(loss.detach())}
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Policy, optimiser, tracked quantile."""

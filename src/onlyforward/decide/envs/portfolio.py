@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from onlyforward.core.checks import check_range
-from onlyforward.core.errors import UsageError
+from onlyforward.core.checks import check_range, require
+from onlyforward.core.errors import FileError, UsageError
 from onlyforward.decide.envs.base import Array, Environment, Reference, Space, State
 
 DRIFT = (0.01, 0.02, 0.03, 0.04, 0.05)
@@ -35,6 +36,7 @@ class PortfolioParameters:
         wealth: at the start; the reward is the final wealth minus it.
         discount: per step; the paper's code uses 0.99.
         path: returns of a real market [T, assets], resampled in blocks, instead of the diffusion.
+        prices: CSV file of prices, one row a day and one column a share, whose daily returns become `path`.
     """
 
     drift: tuple[float, ...] = DRIFT
@@ -44,15 +46,41 @@ class PortfolioParameters:
     wealth: float = 100.0
     discount: float = 1.0
     path: tuple[tuple[float, ...], ...] = ()
+    prices: str = ""
 
     def __post_init__(self) -> None:
         check_range(self.cost, name="cost", low=0.0, high=1.0)
         check_range(self.wealth, name="wealth", low=0.0, open_low=True)
         check_range(self.periods, name="periods", low=1)
+        if self.prices:
+            object.__setattr__(self, "path", returns_of(Path(self.prices)))
         if not self.path and len(self.covariance) != len(self.drift):
             raise UsageError(
                 f"drift has {len(self.drift)} assets, covariance {len(self.covariance)}", "Give equal numbers"
             )
+
+
+def returns_of(place: Path) -> tuple[tuple[float, ...], ...]:
+    """Simple returns [T - 1][shares] of a CSV file of prices; columns without numbers, such as dates, are left out.
+
+    Raises:
+        FileError: no such file, fewer than 20 days, or a price that is missing or not positive.
+    """
+    pandas = require("pandas", "data")
+    try:
+        frame = pandas.read_csv(place).select_dtypes("number")
+    except (OSError, ValueError) as error:
+        raise FileError(
+            f"{place} cannot be read as CSV: {str(error).splitlines()[0]}", "Give a file of prices"
+        ) from error
+    values = frame.to_numpy(dtype=np.float64)
+    if values.shape[0] < 21 or not values.shape[1]:
+        raise FileError(f"{place} has {values.shape[0]} days of {values.shape[1]} shares", "Give at least 21 days")
+    bad = np.argwhere(~(values > 0))
+    if len(bad):
+        row, column = bad[0]
+        raise FileError(f"{place}, line {row + 2}, column {frame.columns[column]}: no positive price", "Mend the file")
+    return tuple(map(tuple, (values[1:] / values[:-1] - 1).tolist()))
 
 
 class Portfolio(Environment):
