@@ -4,12 +4,15 @@ import torch
 
 from onlyforward.core.errors import UsageError
 from onlyforward.core.keys import Key
+from onlyforward.core.weigh import Quantile
 from onlyforward.decide.agents.make import AGENTS, make_agent
 from onlyforward.decide.agents.ppo import advantages
+from onlyforward.decide.agents.qppo_paper import PaperQPPO
 from onlyforward.decide.envs.register import make
 from onlyforward.decide.objectives import Objective
 from onlyforward.decide.policies import Head
 from onlyforward.decide.presets import Settings
+from onlyforward.decide.rollout import collect
 from onlyforward.decide.study import one_step_quantile
 
 SMALL = Settings(episodes=320, batch=32, rate=1e-2, hidden=(8,), epochs=2, minibatches=2)
@@ -105,6 +108,51 @@ def test_every_objective_values_a_gaussian_as_its_formula_says(name):
         "mixture": 3.0,
     }[name]
     assert Objective(name, alpha).value(returns) == pytest.approx(truth, abs=0.01)
+
+
+def test_the_first_minibatch_of_ppo_has_ratio_one_and_the_gradient_of_the_plain_surrogate():
+    agent = agent_of("ppo")
+    episodes = collect(agent.environment, agent.policy, agent.key, 32, agent.sharing)
+    features, gain, target = agent.targets(episodes)
+    steps = gain.numel()
+    part = {
+        "observation": episodes.observation.reshape(steps, -1),
+        "action": episodes.action.reshape(steps, -1),
+        "old": episodes.log_prob.reshape(steps),
+        "features": features.reshape(steps, -1),
+        "gain": gain.reshape(steps),
+        "target": target.reshape(steps),
+    }
+    log_prob = agent.policy.head.log_prob(agent.policy(part["observation"]), part["action"])
+    assert torch.allclose(log_prob, part["old"], atol=1e-5)
+    wanted = torch.autograd.grad(-(log_prob * part["gain"]).mean(), list(agent.policy.parameters()))
+    agent.minibatch(part)
+    found = [p.grad for p in agent.policy.parameters()]
+    # The norm is clipped, so directions are compared.
+    flat = [torch.cat([g.flatten() for g in several]) for several in (wanted, found)]
+    assert float(torch.cosine_similarity(*flat, dim=0)) == pytest.approx(1.0, abs=1e-5)
+
+
+def test_published_qppo_with_one_prefix_and_one_pass_has_the_gradient_of_qpo():
+    settings = Settings(episodes=320, batch=64, hidden=(8,), epochs=1, minibatches=1)
+    environment = make("FairLottery")
+    agent = PaperQPPO(environment, objective=Objective("quantile", 0.25), settings=settings, seed=1, prefixes=1)
+    with torch.no_grad():
+        for parameter in agent.critic.parameters():
+            parameter.zero_()
+    found = []
+
+    def keep(loss, clip):
+        found.extend(torch.autograd.grad(loss, list(agent.policy.parameters())))
+
+    agent.step = keep
+    episodes = collect(environment, agent.policy, agent.key.at(step=0), 64, agent.sharing)
+    agent.update()
+    weight, _ = Quantile(0.25, centred=False)(episodes.returns[:, None].double())
+    score = agent.policy.head.log_prob(agent.policy(episodes.observation), episodes.action).sum(0)
+    wanted = torch.autograd.grad(-(weight[:, 0].float() * score).sum(), list(agent.policy.parameters()))
+    for there, here in zip(wanted, found, strict=True):
+        assert torch.allclose(there, here, atol=1e-5)
 
 
 def test_predict_takes_one_observation_or_many():

@@ -36,6 +36,10 @@ def batch_numbers(episodes: Episodes, objective: Objective, tracked: Any) -> dic
     return numbers
 
 
+EXPLORING = 0.7
+"""Share of the budget over which the entropy bonus falls to zero; the rest settles."""
+
+
 class NetworkAgent(Agent):
     """An agent whose policy is a network; Adam, one update per batch of episodes."""
 
@@ -112,7 +116,7 @@ class ScoreAgent(NetworkAgent):
         log_prob = self.policy.head.log_prob(output, episodes.action).sum(0)
         loss = -(weight[:, 0].float() * log_prob).sum()
         if self.settings.entropy:
-            left = 1 - self.updates / self.total_updates
+            left = max(0.0, 1 - self.updates / (EXPLORING * self.total_updates))
             loss = loss - self.settings.entropy * left * self.policy.head.entropy(output).mean()
         self.step(loss)
         return {**batch_numbers(episodes, self.objective, self.tracked), "loss": float(loss.detach())}
