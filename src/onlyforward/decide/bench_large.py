@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -23,14 +21,14 @@ from onlyforward.decide.peers import installed, sb3_ppo_returns
 from onlyforward.decide.policies import structured
 from onlyforward.decide.rollout import structured_returns
 from onlyforward.decide.study import EVALUATION
+from onlyforward.decide.sweep import Sweep
 
 if TYPE_CHECKING:
     from onlyforward.decide.command import BenchQuantile
-    from onlyforward.run.context import Context
     from onlyforward.run.result import Result
 
 EPISODES = 20_000
-FEW = 2
+FEW = 1
 """Seeds of the peers that no claim rests on."""
 
 
@@ -89,22 +87,26 @@ def random_search(environment: Environment, seed: int) -> NDArray[np.float32]:
     return levels[int(np.argmax(values))]
 
 
-def play(arm: Arm, environment: Environment, seed: int) -> tuple[NDArray[Any], NDArray[Any], int]:
-    """Greedy and sampled returns of a trained arm on fresh episodes, and the steps that it took."""
+def play(arm: Arm, environment: Environment, seed: int) -> list[float]:
+    """Greedy mean and q10, sampled mean and q10, greedy spread on fresh episodes; and the environment steps taken."""
     key = Key(run=seed, site=EVALUATION)
     if arm.agent == "sb3-ppo":
         greedy, sampled = sb3_ppo_returns(environment, steps=1_800_000, seed=seed, episodes=EPISODES)
-        return greedy, sampled, 1_800_000
-    if arm.agent == "random-search":
+        steps = 1_800_000
+    elif arm.agent == "random-search":
         rows = np.repeat(random_search(environment, seed)[None], EPISODES, 0)
-        greedy = structured_returns(environment, structured("base-stock", environment), rows, key)
-        return greedy, greedy, 250_000 * environment.horizon
-    agent = trained(arm, environment, seed)
-    greedy, sampled = (agent.returns(key, EPISODES, deterministic=kind) for kind in (True, False))
-    return greedy, sampled, agent.updates * agent.settings.batch * environment.horizon
+        greedy = sampled = structured_returns(environment, structured("base-stock", environment), rows, key)
+        steps = 250_000 * environment.horizon
+    else:
+        agent = trained(arm, environment, seed)
+        greedy, sampled = (agent.returns(key, EPISODES, deterministic=kind) for kind in (True, False))
+        steps = agent.updates * agent.settings.batch * environment.horizon
+    level = environment.alpha
+    q = [float(np.quantile(returns, level)) for returns in (greedy, sampled)]
+    return [greedy.mean(), q[0], sampled.mean(), q[1], greedy.std(), steps]
 
 
-def supply(options: BenchQuantile, context: Context, result: Result) -> None:
+def supply(options: BenchQuantile, sweep: Sweep, result: Result) -> None:
     """QPPO against PPO over seeds, and the structured policies that must stand beside them."""
     seeds = 2 if options.quick else max(2, options.seeds // 2)
     environment = make("SupplyChain", preset="paper")
@@ -117,23 +119,22 @@ def supply(options: BenchQuantile, context: Context, result: Result) -> None:
         if wanted and arm.label not in wanted:
             continue
         if arm.agent == "sb3-ppo" and not installed():
-            rows.append([arm.label, *["not installed"] * 7])
+            rows.append([arm.label, *["not installed"] * 8])
             continue
         count = seeds if arm.claimed else min(seeds, FEW)
-        begin = time.perf_counter()
-        runs = [play(arm, environment, seed) for seed in range(count)]
-        seconds = (time.perf_counter() - begin) / count
-        table = np.array([[g.mean(), np.quantile(g, 0.1), s.mean(), np.quantile(s, 0.1), g.std()] for g, s, _ in runs])
+        runs = [sweep.run(f"supply {arm.label} {seed}", partial(play, arm, environment, seed)) for seed in range(count)]
+        table = np.array([numbers for numbers, _ in runs])
+        seconds = float(np.mean([spent for _, spent in runs]))
         greedy[arm.label] = table[:, 1]
         mean = table.mean(0)
         for word, value in zip(("greedy_mean", "greedy_q10", "sampled_mean", "sampled_q10"), mean, strict=False):
             result.metric(f"supply_{arm.label}_{word}", value)
         result.metric(f"supply_{arm.label}_q", float(np.median(table[:, 3])))
         result.metric(f"supply_{arm.label}_seconds", seconds, timing=True)
-        result.forward_runs += sum(steps for *_, steps in runs)
+        result.forward_runs += int(table[:, 5].sum())
         label = f"{arm.agent} {arm.policy}" + (", mean" if arm.objective == "mean" else "")
-        rows.append([label, *mean[:2], table[:, 1].std(ddof=1), *mean[2:], count, seconds])
-        context.say(f"supply {arm.label}: greedy q10 {mean[1]:.1f}, {seconds:.0f} s a seed")
+        spread_over_seeds = table[:, 1].std(ddof=1) if count > 1 else None
+        rows.append([label, *mean[:2], spread_over_seeds, *mean[2:5], count, seconds])
     for label in ("cyclic", "echelon"):
         if label in greedy:
             result.metric(f"supply_{label}_q10", float(greedy[label].mean()))
@@ -168,51 +169,53 @@ def paired_interval(difference: NDArray[Any]) -> tuple[float, float]:
     return float(difference.mean() - reach), float(difference.mean() + reach)
 
 
-def portfolio(options: BenchQuantile, context: Context, result: Result) -> None:
+def portfolio(options: BenchQuantile, sweep: Sweep, result: Result) -> None:
     """Policies that see their wealth against those that do not, with and without cost: a quantile needs memory."""
     seeds = 2 if options.quick else max(2, options.seeds // 2)
     rows: list[list[object]] = []
     for tag, cost in (("cost", 0.001), ("free", 0.0)):
         environment = make("Portfolio", cost=cost)
-
-        def search(policy: str, objective: str = "quantile", environment: Environment = environment) -> Any:
-            return partial(trained, Arm("", "params", policy, objective), environment)
-
-        def fixed(row: list[float], environment: Environment = environment) -> Any:
-            return lambda seed: (environment, row)
-
-        wide = AugmentState(environment)
-        arms: list[tuple[str, str, int, Callable[[int], Any]]] = [
-            ("params", "frontier: time and wealth", seeds, search("frontier")),
-            ("blind", "frontier without wealth", min(seeds, FEW), search("frontier-blind")),
-            ("mean", "frontier, for the mean", min(seeds, FEW), search("frontier", "mean")),
-            ("cppi", "constant proportion insurance", min(seeds, FEW), search("cppi")),
-            ("mix", "best constant mix", min(seeds, FEW), fixed([-40.0, 0.0])),
-        ]
-        if not options.quick:
-            arms.append(("qppo", "qppo mlp, state widened", 1, partial(trained, Arm("", "qppo"), wide)))
-        for word, label, count, make_arm in arms:
-            begin = time.perf_counter()
-            values = np.array([spread(make_arm(seed), Key(run=seed, site=EVALUATION)) for seed in range(count)])
-            seconds = (time.perf_counter() - begin) / count
-            result.metric(f"portfolio_{tag}_{word}_q", float(np.median(values[:, 0])))
-            rows.append([cost, label, *values.mean(0), float(values[:, 0].min()), count, seconds])
-            context.say(f"portfolio cost {cost:g}, {label}: q10 {values[:, 0].mean():.3f}, {seconds:.0f} s a seed")
+        for arm in PORTFOLIO:
+            if arm.agent == "qppo" and (options.quick or cost == 0):
+                continue
+            count = seeds if arm.claimed else 1
+            runs = [
+                sweep.run(f"portfolio {tag} {arm.label} {seed}", partial(invest, arm, environment, seed))
+                for seed in range(count)
+            ]
+            values = np.array([numbers for numbers, _ in runs])
+            seconds = float(np.mean([spent for _, spent in runs]))
+            result.metric(f"portfolio_{tag}_{arm.label}_q", float(np.median(values[:, 0])))
+            words = f"{arm.agent} {arm.policy}" + (", mean" if arm.objective == "mean" else "")
+            rows.append([cost, words, *values.mean(0), float(values[:, 0].min()), count, seconds])
     result.metric("portfolio_params_q", result.metrics["portfolio_cost_params_q"] or float("nan"))
     result.table(
-        "Portfolio: final wealth - 100",
+        "Portfolio: final wealth - 100, greedy",
         ["cost", "policy", "10 % quantile", "mean", "lowest quantile", "seeds", "time per seed [s]"],
         rows,
-        "Known without cost: best constant mix -1.914 in continuous time; no long-only policy passes about +2.9.",
+        "frontier sees time and wealth, frontier-blind time alone; qppo sees the widened state. Known without cost: "
+        "best constant mix -1.914 in continuous time; no long-only policy passes about +2.9.",
     )
 
 
-def spread(arm: Any, key: Key) -> tuple[float, float]:
-    """10 % quantile and mean of an agent, or of an environment with a fixed row of `frontier-blind`, greedy."""
-    if isinstance(arm, Agent):
-        returns = arm.returns(key, EPISODES, deterministic=True)
-    else:
-        environment, row = arm
-        rows = np.repeat(np.array([row], dtype=np.float32), EPISODES, 0)
+PORTFOLIO = (
+    Arm("params", "params", "frontier"),
+    Arm("blind", "params", "frontier-blind", claimed=False),
+    Arm("mean", "params", "frontier", "mean", claimed=False),
+    Arm("cppi", "params", "cppi", claimed=False),
+    Arm("mix", "none", "best constant mix", claimed=False),
+    Arm("qppo", "qppo", claimed=False),
+)
+
+
+def invest(arm: Arm, environment: Environment, seed: int) -> list[float]:
+    """10 % quantile and mean of the final gain on fresh episodes."""
+    key = Key(run=seed, site=EVALUATION)
+    if arm.agent == "none":
+        # The blind frontier without its bold part is the constant mix.
+        rows = np.repeat(np.array([[-40.0, 0.0]], dtype=np.float32), EPISODES, 0)
         returns = structured_returns(environment, structured("frontier-blind", environment), rows, key)
-    return float(np.quantile(returns, 0.1)), float(returns.mean())
+    else:
+        place = AugmentState(environment) if arm.agent == "qppo" else environment
+        returns = trained(arm, place, seed).returns(key, EPISODES, deterministic=True)
+    return [float(np.quantile(returns, 0.1)), float(returns.mean())]

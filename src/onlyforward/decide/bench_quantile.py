@@ -17,12 +17,13 @@ from onlyforward.core.keys import Key
 from onlyforward.decide.agents.base import Agent
 from onlyforward.decide.agents.make import make_agent
 from onlyforward.decide.bench_large import portfolio, supply
-from onlyforward.decide.envs.bandit import Bandit
+from onlyforward.decide.envs.bandit import MEANS, Bandit
 from onlyforward.decide.envs.base import Environment
 from onlyforward.decide.envs.register import make
 from onlyforward.decide.objectives import Objective
 from onlyforward.decide.peers import installed, sb3_ppo_returns
 from onlyforward.decide.study import EVALUATION, one_step_quantile
+from onlyforward.decide.sweep import Sweep
 from onlyforward.run.benchmark import chosen
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ EPISODES = 20_000
 OTHERS = 3
 """Seeds of every agent but the first of a table, whose claim is tested on all of them."""
 SB3_BATCH = 256
+Measure = Callable[[Agent], list[float]]
 
 
 @dataclass(frozen=True)
@@ -68,67 +70,74 @@ def seed_count(options: BenchQuantile, *, ours: bool) -> int:
     return seeds if ours else min(seeds, OTHERS)
 
 
-def sampled_returns(name: str, environment: Environment, seed: int) -> tuple[Agent | None, NDArray[np.float64], int]:
-    """Train once: the agent (None for a peer library's), returns of its sampled policy, environment steps."""
-    key = Key(site=EVALUATION).at(run=seed)
+def attempt(name: str, environment: Environment, seed: int, more: Measure) -> list[float]:
+    """Train once: the alpha quantile of the sampled policy, the environment steps, and what `more` measures."""
     if name == "sb3-ppo":
         steps = 50_000 * environment.horizon
         _, sampled = sb3_ppo_returns(
             environment, steps=steps, seed=seed, episodes=EPISODES, hidden=(64,), batch=SB3_BATCH
         )
-        return None, sampled, steps
+        return [float(np.quantile(sampled, environment.alpha)), steps]
     agent = agent_of(name, environment, seed).learn()
     steps = agent.updates * agent.settings.batch * environment.horizon
-    return agent, agent.returns(key, EPISODES, deterministic=False), steps
+    sampled = agent.returns(Key(run=seed, site=EVALUATION), EPISODES, deterministic=False)
+    return [float(np.quantile(sampled, environment.alpha)), steps, *more(agent)]
 
 
-def compare(contest: Contest, options: BenchQuantile, context: Context, result: Result) -> dict[str, list[Agent]]:
-    """Train every agent on its seeds; metrics `case_agent_{q,solved,seconds}` and one table row each."""
+def compare(
+    contest: Contest, options: BenchQuantile, sweep: Sweep, result: Result, more: Measure = lambda agent: []
+) -> dict[str, NDArray[np.float64]]:
+    """Train every agent on its seeds; metrics `case_agent_{q,solved,seconds}` and one table row each.
+
+    Returns what `more` measured, by agent: [seeds, numbers].
+    """
     environment = make(contest.environment)
     wanted = [name.strip() for name in options.agents.split(",") if name.strip()] or list(contest.agents)
-    trained: dict[str, list[Agent]] = {}
+    measured: dict[str, NDArray[np.float64]] = {}
     rows: list[list[object]] = []
     for name in wanted:
         check_choice(name, contest.agents, name=f"{contest.case} agent")
         if name.startswith("sb3") and not installed():
             rows.append([name, *["not installed"] * 6])
             continue
-        count = seed_count(options, ours=name == contest.agents[0])
-        begin = time.perf_counter()
-        runs = [sampled_returns(name, environment, seed) for seed in range(count)]
-        seconds = (time.perf_counter() - begin) / count
-        trained[name] = [agent for agent, _, _ in runs if agent is not None]
-        reached = [float(np.quantile(returns, environment.alpha)) for _, returns, _ in runs]
+        runs = [
+            sweep.run(f"{contest.case} {name} {seed}", partial(attempt, name, environment, seed, more))
+            for seed in range(seed_count(options, ours=name == contest.agents[0]))
+        ]
+        numbers = np.array([found for found, _ in runs])
+        seconds = float(np.mean([spent for _, spent in runs]))
+        reached, measured[name] = numbers[:, 0], numbers[:, 2:]
         tag = f"{contest.case}_{name.replace('-', '_')}"
         result.metric(f"{tag}_q", float(np.median(reached)))
         result.metric(f"{tag}_seconds", seconds, timing=True)
         solved: int | None = None
         if contest.threshold is not None:
-            solved = sum(q >= contest.threshold for q in reached)
+            solved = int((reached >= contest.threshold).sum())
             result.metric(f"{tag}_solved", solved)
-        result.forward_runs += sum(steps for _, _, steps in runs)
-        rows.append([name, float(np.median(reached)), min(reached), max(reached), solved, count, seconds])
-        context.say(f"{contest.case} {name}: median {np.median(reached):.4g}, {seconds:.1f} s a seed")
+        result.forward_runs += int(numbers[:, 1].sum())
+        rows.append([name, float(np.median(reached)), reached.min(), reached.max(), solved, len(runs), seconds])
     known = ", ".join(f"{r.policy} {r.value:g}" for r in environment.references().values())
     quantile = f"{environment.alpha:g} quantile, median"
     columns = ["agent", quantile, "lowest", "highest", "solved", "seeds", "time per seed [s]"]
     result.table(f"{environment.id}: sampled policy, {EPISODES} fresh episodes", columns, rows, f"Known: {known}")
-    return trained
+    return measured
 
 
-def onestep(options: BenchQuantile, context: Context, result: Result) -> None:
+def onestep(options: BenchQuantile, sweep: Sweep, result: Result) -> None:
     """`onestep_qpo_ratio`: the exact quantile of the trained policy over the exact optimum, mean over seeds."""
     agents = ("qpo", "qpo-cvar", "reinforce", "ppo", "qppo", "spsa", "params")
-    trained = compare(Contest("onestep", "OneStep", agents), options, context, result)
+
+    def action(agent: Agent) -> list[float]:
+        return [float(np.ravel(agent.predict(np.ones((1, 1), dtype=np.float32)))[0])]
+
     rows = []
-    for name, several in trained.items():
-        chosen_actions = [float(np.ravel(agent.predict(np.ones((1, 1), dtype=np.float32)))[0]) for agent in several]
-        exact = [one_step_quantile(action) for action in chosen_actions]
+    for name, actions in compare(Contest("onestep", "OneStep", agents), options, sweep, result, action).items():
+        exact = [one_step_quantile(theta) for theta in actions[:, 0]]
         tag = f"onestep_{name.replace('-', '_')}"
         result.metric(f"{tag}_q", float(np.median(exact)))
         result.metric(f"{tag}_ratio", float(np.mean(exact)) / 0.1900)
         result.metric(f"{tag}_solved", sum(value >= 0.99 * 0.1900 for value in exact))
-        rows.append([name, float(np.mean(chosen_actions)), float(np.mean(exact)), min(exact), len(exact)])
+        rows.append([name, float(actions.mean()), float(np.mean(exact)), min(exact), len(exact)])
     result.table(
         "OneStep: the learned mean action with deviation 0.3, by quadrature",
         ["agent", "mean action", "10 % quantile, mean", "lowest", "seeds"],
@@ -137,28 +146,27 @@ def onestep(options: BenchQuantile, context: Context, result: Result) -> None:
     )
 
 
-def bandit(options: BenchQuantile, context: Context, result: Result) -> None:
+def bandit(options: BenchQuantile, sweep: Sweep, result: Result) -> None:
     """The right arm at five levels: `bandit_qpo_right_LEVEL` seeds, and the least probability of the right arm."""
     environment = Bandit()
+
+    def chance(name: str, alpha: float, arm: int, seed: int) -> list[float]:
+        agent = make_agent(name, environment, objective=Objective("quantile", alpha), seed=seed).learn()
+        logits = agent.policy(torch.ones(1, 1))  # type: ignore[attr-defined]
+        return [float(logits.softmax(-1)[0, arm].detach())]
+
     rows: list[list[object]] = []
-
-    def chances(name: str, alpha: float, arm: int, count: int) -> list[float]:
-        found = []
-        for seed in range(count):
-            agent = make_agent(name, environment, objective=Objective("quantile", alpha), seed=seed).learn()
-            logits = agent.policy(torch.ones(1, 1))  # type: ignore[attr-defined]
-            found.append(float(logits.softmax(-1)[0, arm].detach()))
-        return found
-
-    for alpha in (0.05, 0.25, 0.5, 0.75, 0.95):
-        best = Bandit.best_arm(alpha)
-        found = chances("qpo", alpha, best, seed_count(options, ours=True))
-        tag = f"{alpha:g}".replace(".", "_")
-        result.metric(f"bandit_qpo_right_{tag}", sum(chance >= 0.99 for chance in found))
-        result.metric(f"bandit_qpo_least_{tag}", min(found))
-        rows.append(["qpo", alpha, best, sum(chance >= 0.99 for chance in found), len(found), min(found)])
-    found = chances("reinforce", 0.5, 4, seed_count(options, ours=False))
-    rows.append(["reinforce (arm of the largest mean)", None, 4, sum(c >= 0.99 for c in found), len(found), min(found)])
+    levels: list[tuple[str, float, int]] = [("qpo", a, Bandit.best_arm(a)) for a in (0.05, 0.25, 0.5, 0.75, 0.95)]
+    for name, alpha, arm in [*levels, ("reinforce", 0.5, int(np.argmax(MEANS)))]:
+        count = seed_count(options, ours=name == "qpo")
+        works = [partial(chance, name, alpha, arm, seed) for seed in range(count)]
+        found = [sweep.run(f"bandit {name} {alpha:g} {seed}", work)[0][0] for seed, work in enumerate(works)]
+        right = sum(probability >= 0.99 for probability in found)
+        if name == "qpo":
+            tag = f"{alpha:g}".replace(".", "_")
+            result.metric(f"bandit_qpo_right_{tag}", right)
+            result.metric(f"bandit_qpo_least_{tag}", min(found))
+        rows.append([name, alpha if name == "qpo" else "mean", arm, right, count, min(found)])
     result.table(
         "Bandit: five arms at five levels",
         ["agent", "alpha", "its best arm", "right (p >= .99)", "seeds", "least probability"],
@@ -166,25 +174,26 @@ def bandit(options: BenchQuantile, context: Context, result: Result) -> None:
     )
 
 
-def small(contest: Contest, options: BenchQuantile, context: Context, result: Result) -> None:
+def small(contest: Contest, options: BenchQuantile, sweep: Sweep, result: Result) -> None:
     """One of the small environments under every agent."""
-    compare(contest, options, context, result)
+    compare(contest, options, sweep, result)
 
 
-def toy(options: BenchQuantile, context: Context, result: Result) -> None:
+def toy(options: BenchQuantile, sweep: Sweep, result: Result) -> None:
     """`toy_qpo_mse`: squared distance of the ten learned actions from the optimal 1, mean over seeds."""
     agents = ("qpo", "reinforce", "ppo", "qppo", "spsa")
-    trained = compare(Contest("toy", "ZeroMean", agents), options, context, result)
+
+    def error(agent: Agent) -> list[float]:
+        return [float(((agent.predict(np.eye(10, dtype=np.float32)) - 1) ** 2).mean())]
+
     rows = []
-    for name, several in trained.items():
-        actions = np.array([agent.predict(np.eye(10, dtype=np.float32))[:, 0] for agent in several])
-        errors = ((actions - 1) ** 2).mean(1)
+    for name, errors in compare(Contest("toy", "ZeroMean", agents), options, sweep, result, error).items():
         result.metric(f"toy_{name}_mse", float(errors.mean()))
         rows.append([name, float(errors.mean()), float(errors.max()), len(errors)])
     result.table("ZeroMean: squared error of the ten learned actions", ["agent", "mean", "worst seed", "seeds"], rows)
 
 
-Case = Callable[["BenchQuantile", "Context", "Result"], None]
+Case = Callable[["BenchQuantile", Sweep, "Result"], None]
 CASES: dict[str, Case] = {
     "onestep": onestep,
     "bandit": bandit,
@@ -200,9 +209,10 @@ def run(options: BenchQuantile, context: Context) -> Result:
     """Every chosen case into one result."""
     torch.set_num_threads(options.threads)
     result = context.result(question="Do quantile agents find the best quantile, and who else does?")
+    sweep = Sweep(context)
     for name in chosen(options.only or options.cases, CASES):
         begin = time.perf_counter()
-        CASES[name](options, context, result)
+        CASES[name](options, sweep, result)
         result.metric(f"{name}_seconds", time.perf_counter() - begin, timing=True)
     result.answer = f"{len(result.tables)} tables over {len(result.metrics)} metrics; every loss is in its row."
     return result
