@@ -1,6 +1,6 @@
 """Explain a closed model: where did it look, and how sure is that picture."""
 
-from onlyforward.run.application import Application
+from onlyforward.run.application import Application, Benchmark
 
 APPLICATION = Application(
     name="explain",
@@ -8,4 +8,12 @@ APPLICATION = Application(
     options={"": "onlyforward.explain.command:Explain"},
     run="onlyforward.explain.command:run",
     demo="onlyforward.explain.command:DEMO",
+    benches={
+        "saliency": Benchmark(
+            "A closed model's map by questions alone, beside the exact gradient, exact Shapley values, RISE and LIME.",
+            "onlyforward.explain.command:BenchSaliency",
+            "onlyforward.explain.bench.cases:run",
+            peers=("captum", "quantus", "shap", "skimage"),
+        ),
+    },
 )

@@ -18,7 +18,7 @@ from onlyforward.core.errors import UsageError
 from onlyforward.core.keys import Key
 from onlyforward.explain.bases import Basis, part_of
 from onlyforward.explain.estimator import Estimate
-from onlyforward.explain.gaussian import Gradient
+from onlyforward.explain.gaussian import Gradient, dealt_rows, hand_out
 
 ROUNDS = 2
 """Pilot rounds: they size the shares and never enter the average."""
@@ -79,7 +79,7 @@ class Blockwise:
         """Questions first..first+count-1; the shares are decided when the pilots' scores are in."""
         while len(self.order) < first + count:
             self.deal()
-        return torch.cat([part.rows(index, 1) for part, index in self.order[first : first + count]])
+        return dealt_rows(self.order[first : first + count])
 
     def deal(self) -> None:
         """Name the next question, or pair of questions: pilots round by round, then whoever is furthest behind."""
@@ -94,8 +94,7 @@ class Blockwise:
 
     def observe(self, first: int, scores: Tensor) -> None:
         """Scores of the next questions, handed to their blocks."""
-        for (part, index), score in zip(self.order[first:], scores, strict=False):
-            part.observe(index, score[None])
+        hand_out(self.order[first : first + len(scores)], scores)
         if self.waiting and first < self.waiting <= first + len(scores):
             self.size()
 
@@ -112,7 +111,7 @@ class Blockwise:
 
     def estimate(self, half: int | None = None) -> Estimate:
         """The blocks' maps side by side; a block that was never asked is 0."""
-        found = [part.estimate(half) for part in self.parts if len(part.scores) >= 2 * self.step]
+        found = [part.estimate(half) for part in self.parts if part.asked >= 2 * self.step]
         if not found:
             zero = torch.zeros(self.parts[0].x.shape, dtype=torch.float64)
             return Estimate(zero, zero, zero.flatten())

@@ -8,6 +8,7 @@ factor per step.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -127,6 +128,11 @@ class Gradient:
         """Scores of the next questions."""
         self.scores.append(scores.double())
 
+    @property
+    def asked(self) -> int:
+        """Scores that came in."""
+        return sum(len(part) for part in self.scores)
+
     def signal(self, half: int | None) -> Tensor:
         """One number a direction [m], NaN where it failed or belongs to the other half."""
         scores = torch.cat(self.scores)
@@ -225,6 +231,28 @@ class Gradient:
             way = (self.x - self.references[0]).double()
             lifted, spread = lifted * way, spread * way.abs()
         return Estimate(lifted, spread, coefficients, residual)
+
+
+def by_part(order: Sequence[tuple[Gradient, int]]) -> list[tuple[Gradient, list[int]]]:
+    """The places of each gradient's questions in a list of (gradient, its question), which grow there one by one."""
+    places: dict[int, tuple[Gradient, list[int]]] = {}
+    for place, (part, _) in enumerate(order):
+        places.setdefault(id(part), (part, []))[1].append(place)
+    return list(places.values())
+
+
+def dealt_rows(order: Sequence[tuple[Gradient, int]]) -> Tensor:
+    """Questions [n, *shape] of several gradients in the order in which they were dealt out."""
+    rows = order[0][0].x.new_empty((len(order), *order[0][0].x.shape))
+    for part, places in by_part(order):
+        rows[places] = part.rows(order[places[0]][1], len(places)).to(rows)
+    return rows
+
+
+def hand_out(order: Sequence[tuple[Gradient, int]], scores: Tensor) -> None:
+    """Scores [n] of dealt questions to the gradients that asked them."""
+    for part, places in by_part(order):
+        part.observe(order[places[0]][1], scores[places])
 
 
 def squared_lift(basis: Basis, error: Tensor) -> Tensor:

@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING
 
 from onlyforward.explain.evaluation import Judged
 from onlyforward.explain.metrics import plane
+from onlyforward.explain.overlay import LABELS
 
 if TYPE_CHECKING:
     from onlyforward.explain.command import Explain
+    from onlyforward.run.result import Result
 
 PLACES = (("top", "middle", "bottom"), ("left", "centre", "right"))
 
@@ -63,3 +65,43 @@ def reading(done: list[Judged], options: Explain) -> tuple[str, list[str]]:
         "about other pictures. With access to gradients, use the gradient."
     )
     return answer, notes
+
+
+def tables(result: Result, done: list[Judged], rows: list[dict[str, float]]) -> None:
+    """Is each map right, beside chance and competitors; and all numbers of each picture."""
+    if any(one.curves for one in done):
+        names = list(dict.fromkeys(name for one in done for name in one.curves))
+        result.table(
+            "Is the map right?",
+            [
+                "picture",
+                "map",
+                "score left while removing (lower is better)",
+                "score while bringing in (higher is better)",
+            ],
+            [
+                [
+                    one.name,
+                    LABELS.get(name, name),
+                    one.extra[f"{prefix(name)}deletion"],
+                    one.extra[f"{prefix(name)}insertion"],
+                ]
+                for one in done
+                for name in names
+                if f"{prefix(name)}deletion" in one.extra
+            ],
+            "Areas under the curves: pixels are removed, or brought in, in the order of their importance in a map. "
+            "The random map knows nothing.",
+        )
+    columns = [name for name in rows[0] if not name.endswith(("deletion", "insertion"))]
+    result.table(
+        "All numbers of each picture",
+        ["number", *(one.name for one in done)],
+        [["explained answer", *(one.label for one in done)]]
+        + [[name.replace("_", " "), *(row.get(name, math.nan) for row in rows)] for name in columns],
+    )
+
+
+def prefix(name: str) -> str:
+    """Of a curve's numbers."""
+    return "" if name == "map" else f"{name.replace('-', '_')}_"

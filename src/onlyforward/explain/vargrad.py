@@ -13,7 +13,7 @@ from torch import Tensor
 from onlyforward.core.keys import Key
 from onlyforward.explain.bases import Basis
 from onlyforward.explain.estimator import Estimate
-from onlyforward.explain.gaussian import Gradient
+from onlyforward.explain.gaussian import Gradient, dealt_rows, hand_out
 
 REPLICATES = 8
 INNER = 0.1
@@ -53,17 +53,15 @@ class VarGrad:
 
     def rows(self, first: int, count: int) -> Tensor:
         """Questions first..first+count-1."""
-        return torch.cat([part.rows(own, 1) for part, own in map(self.place, range(first, first + count))])
+        return dealt_rows([self.place(question) for question in range(first, first + count)])
 
     def observe(self, first: int, scores: Tensor) -> None:
         """Scores of the next questions."""
-        for i, score in enumerate(scores):
-            part, own = self.place(first + i)
-            part.observe(own, score[None])
+        hand_out([self.place(first + i) for i in range(len(scores))], scores)
 
     def estimate(self, half: int | None = None) -> Estimate:
         """Variance per number of x, and a standard error for normal replicates."""
-        found = [part.estimate(half) for part in self.parts if len(part.scores) >= 4 * self.step]
+        found = [part.estimate(half) for part in self.parts if part.asked >= 4 * self.step]
         if len(found) < 2:
             zero = torch.zeros(self.parts[0].x.shape, dtype=torch.float64)
             return Estimate(zero, zero, zero.flatten())

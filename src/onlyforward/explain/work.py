@@ -21,9 +21,10 @@ from onlyforward.explain.answers import AnswerScore
 from onlyforward.explain.bases import make_basis
 from onlyforward.explain.evaluation import Check, Judged, evaluate, peer_maps, white_box
 from onlyforward.explain.images import find_target, pictures, read_image
+from onlyforward.explain.intervals import half_width
 from onlyforward.explain.models import CLEAR, Model, opened, readings
 from onlyforward.explain.overlay import save_curves, save_overlay
-from onlyforward.explain.page import reading
+from onlyforward.explain.page import reading, tables
 from onlyforward.explain.policy import LEAST, Choice, Wish, choose, promise
 from onlyforward.explain.removal import REMOVALS
 from onlyforward.explain.saliency import Attribution, Saliency
@@ -227,18 +228,12 @@ def report(options: Explain, result: Result, model: Model, done: list[Judged], s
         if values:
             result.metric(name, statistics.fmean(values))
             if len(values) > 1:
-                result.metric(f"{name}_ci", half_width(values, options.seed))
+                result.metric(f"{name}_ci", half_width(values, seed=options.seed))
     seconds = sum(one.seconds for one in done)
     result.metric("seconds", seconds, timing=True)
     result.metric("queries_per_second", sum(one.queries for one in done) / max(seconds, 1e-9), timing=True)
     result.forward_runs = sum(one.queries + one.evaluation_queries for one in done)
-    columns = list(rows[0])
-    result.table(
-        "Pictures",
-        ["picture", "explained answer", *columns],
-        [[one.name, one.label, *row.values()] for one, row in zip(done, rows, strict=True)],
-        "Deletion: the lower the better; insertion: the higher the better; both beside a map that knows nothing.",
-    )
+    tables(result, done, rows)
     if skipped:
         result.table("Pictures left out", ["picture", "reason"], skipped)
     spent = asdict(account) if account else {**asdict(first.account), "queries": sum(one.queries for one in done)}
@@ -252,14 +247,3 @@ def report(options: Explain, result: Result, model: Model, done: list[Judged], s
     result.question = f"Where did the model look in {first.name}?" if len(done) == 1 else "Where did the model look?"
     result.answer, notes = reading(done, options)
     result.notes += notes
-
-
-def half_width(values: Sequence[float], seed: int) -> float:
-    """Half the width of a 95 % bootstrap interval of the mean."""
-    from onlyforward.core.keys import Key
-
-    data = torch.tensor(values, dtype=torch.float64)
-    picks = torch.randint(0, len(data), (2000, len(data)), generator=Key(run=seed, site="bootstrap").generator())
-    means = data[picks].mean(1)
-    low, high = torch.quantile(means, torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
-    return (high - low) / 2

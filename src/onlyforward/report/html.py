@@ -26,7 +26,7 @@ def write_report(report: Mapping[str, Any], folder: Path) -> Path:
 
 
 def page(report: Mapping[str, Any], folder: Path | None = None) -> str:
-    """The whole page: question, answer, headline figure and table, other tables, settings, how to repeat it."""
+    """The whole page: question, answer, figures, what to know about them, tables, settings, how to repeat it."""
     title = html.escape(report["question"] or f"onlyforward {report['app']}")
     tables = report["tables"]
     parts = [
@@ -34,8 +34,8 @@ def page(report: Mapping[str, Any], folder: Path | None = None) -> str:
         f"<h1>{title}</h1>",
         f"<p class=answer>{html.escape(report['answer'])}</p>",
         *figures(report, folder),
-        *(to_html(table) for table in tables),
         notes(report),
+        *(to_html(table) for table in tables),
         "<h2>All metrics</h2>",
         to_html(
             {

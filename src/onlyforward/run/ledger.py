@@ -1,8 +1,9 @@
 """The ledger of a paid oracle: reserved durably before it is sent, answered after; never over budget, never paid twice.
 
 One SQLite file, shared by any number of processes. A row's key is the SHA-256 of the oracle's identity and the payload.
-A reservation without an answer counts as spent: nobody knows what the endpoint charged. It may be asked again, as a new
-charge, when its owner is dead or its lease has expired.
+A reservation without an answer counts as spent: nobody knows what the endpoint charged. When its owner is dead or its
+lease has expired the row is lost: it may be asked again, as a new charge, after the rows of the call that were never
+asked, so that a budget buys as many different answers as it can.
 """
 
 from __future__ import annotations
@@ -97,44 +98,66 @@ class Ledger:
         """Answers to distinct rows: from the ledger where known, asked within the oracle's limits elsewhere."""
         keys = [self.key(oracle, row) for row in rows]
         found: dict[str, Any] = {}
+        lost: list[int] = []
+        places = list(range(len(keys)))
         for first in range(0, len(keys), oracle.batch):
-            self.serve(oracle, rows[first : first + oracle.batch], keys[first : first + oracle.batch], found)
+            lost += self.serve(oracle, rows, keys, places[first : first + oracle.batch], found)
+        for first in range(0, len(lost), oracle.batch):
+            self.serve(oracle, rows, keys, lost[first : first + oracle.batch], found, again=True)
         answers = [found[key] for key in keys]
         numbers = not answers or isinstance(answers[0], (int, float, list))
         return torch.tensor(answers, dtype=torch.float64) if numbers and oracle.decode is None else answers
 
-    def serve(self, oracle: Oracle, rows: Tensor, keys: Sequence[str], found: dict[str, Any]) -> None:
-        """One batch: known rows, own rows, and rows that another process is asking at this moment."""
-        waiting = list(range(len(keys)))
+    def serve(
+        self,
+        oracle: Oracle,
+        rows: Tensor,
+        keys: Sequence[str],
+        places: Sequence[int],
+        found: dict[str, Any],
+        *,
+        again: bool = False,
+    ) -> list[int]:
+        """One batch: known rows, own rows, and rows that another process is asking at this moment.
+
+        Returns:
+            Places of rows whose answers were lost with their owners; none with `again`, which asks them.
+        """
+        waiting, lost = list(places), []
         while waiting:
-            mine, waiting = self.reserve(oracle, keys, waiting, found)
+            mine, waiting, gone = self.reserve(oracle, keys, waiting, found, again=again)
+            lost += gone
             if mine:
                 self.record(oracle, [keys[i] for i in mine], oracle.send(rows[mine]), found)
             elif waiting:
                 time.sleep(PATIENCE)
+        return lost
 
     def reserve(
-        self, oracle: Oracle, keys: Sequence[str], wanted: Sequence[int], found: dict[str, Any]
-    ) -> tuple[list[int], list[int]]:
+        self, oracle: Oracle, keys: Sequence[str], wanted: Sequence[int], found: dict[str, Any], *, again: bool = False
+    ) -> tuple[list[int], list[int], list[int]]:
         """Reserve what nobody has asked yet, in one transaction with the test of the budget.
 
         Returns:
-            Places of the rows that are ours to send, and of those that another process is asking.
+            Places of the rows that are ours to send, of those that another process is asking, and of the lost ones.
 
         Raises:
             BudgetSpent: the rows do not fit; nothing was reserved.
         """
-        mine, others = [], []
+        mine, others, lost = [], [], []
         with self.transaction() as base:
             for i in wanted:
                 row = base.execute(
                     "SELECT state, owner, lease, answer FROM rows WHERE scope = ? AND key = ?", (self.scope, keys[i])
                 ).fetchone()
+                reserved = row is not None and row[0] == "reserved"
                 if row is not None and row[0] == "answered":
                     found[keys[i]] = json.loads(row[3])
                     oracle.account.cached += 1
-                elif row is not None and row[0] == "reserved" and alive(row[1], row[2]) and row[1] != self.owner:
+                elif reserved and row[1] != self.owner and alive(row[1], row[2]):
                     others.append(i)
+                elif reserved and not again:
+                    lost.append(i)
                 else:
                     mine.append(i)
             if mine:
@@ -150,7 +173,7 @@ class Ledger:
                 "lease = excluded.lease, attempts = attempts + 1",
                 [(self.scope, keys[i], self.owner, lease) for i in mine],
             )
-        return mine, others
+        return mine, others, lost
 
     def record(self, oracle: Oracle, keys: Sequence[str], answers: Any, found: dict[str, Any]) -> None:
         """Write down every answer that came, then raise the first error among them."""
