@@ -17,7 +17,7 @@ class Estimate:
         error: standard error, same shape.
         coefficients: [k], in the estimator's own coordinates.
         residual: share of held-back scores' energy that the map leaves unexplained; NaN where that is not defined.
-        sure: cosine that the errors promise, where halves cannot tell; NaN elsewhere.
+        sure: cosine that the errors or the posterior promise, where halves cannot tell; NaN elsewhere.
     """
 
     map: Tensor

@@ -218,7 +218,7 @@ class Gradient:
             held = Equations(self.basis.k)
             held.add(noise[other.isfinite()], other[other.isfinite()])
             residual = held.unexplained(found.mean, centre=self.difference in ("mean", "plain"))
-        return self.shown(found.mean, found.deviation, residual)
+        return replace(self.shown(found.mean, found.deviation, residual), sure=found.sure)
 
     def shown(self, coefficients: Tensor, error: Tensor, residual: float = float("nan")) -> Estimate:
         """Coordinates as a map: A c, times x - x0 on a path."""

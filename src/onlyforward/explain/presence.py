@@ -123,7 +123,7 @@ class Presence:
         places = centres(*self.fine)
         found = fit(sums, [smooth(places, length) for length in LENGTHS])
         residual = self.half(1).unexplained(found.mean, centre=True) if half == 0 else float("nan")
-        return Estimate(self.enlarge(found.mean), self.enlarge(found.deviation), found.mean, residual)
+        return Estimate(self.enlarge(found.mean), self.enlarge(found.deviation), found.mean, residual, sure=found.sure)
 
     def enlarge(self, values: Tensor) -> Tensor:
         """From the fine grid to pixels."""

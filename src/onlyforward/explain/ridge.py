@@ -36,6 +36,12 @@ class Fit:
     noise: float
     evidence: float
 
+    @property
+    def sure(self) -> float:
+        """Cosine that the posterior promises with the true effects: |m| / sqrt(|m|^2 + tr V)."""
+        energy, doubt = float(self.mean.square().sum()), float(self.deviation.square().sum())
+        return math.sqrt(energy / (energy + doubt)) if energy else 0.0
+
 
 class Equations:
     """Rows and scores, or their sums once there are more rows than coordinates.

@@ -73,9 +73,10 @@ class Attribution(Tensor):
 
     @property
     def full_cosine_estimate(self) -> float:
-        """Cosine with the endless map in the same basis: from the halves, or from an orthogonal design's errors.
+        """Cosine with the endless map in the same basis: from the halves, an orthogonal design's errors or a posterior.
 
-        The halves of an orthogonal design exclude each other, so that they cannot agree.
+        The halves of an orthogonal design exclude each other, so that they cannot agree; those of a ridge share its
+        prior, so that they agree too well.
         """
         return full_cosine(self.split_half_cosine) if math.isnan(self.sure) else self.sure
 

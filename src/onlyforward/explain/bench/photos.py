@@ -79,27 +79,29 @@ ARMS: dict[str, Maker] = {
     "auto_512": ours(512),
     "mean_256": ours(256, solver="mean"),
     "rise_256": peer(Rise, 256, "zero"),
+    "rise_512": peer(Rise, 512, "zero"),
     "rise_1024": peer(Rise, 1024, "zero"),
     "rise_blur_256": peer(Rise, 256, "blur"),
+    "rise_blur_512": peer(Rise, 512, "blur"),
     "rise_blur_1024": peer(Rise, 1024, "blur"),
     "lime_256": peer(Lime, 256, "blur"),
     "kernel_shap_256": peer(KernelShap, 256, "blur"),
     "occlusion_256": peer(Occlusion, 256, "blur"),
     "random": blind,
 }
-LARGE_ARMS = ("auto_256", "auto_512", "rise_256", "rise_1024", "rise_blur_1024", "lime_256", "random")
+SMALL_ARMS = [name for name in ARMS if not name.endswith("512") or name == "auto_512"]
+LARGE_ARMS = ("auto_512", "rise_512", "rise_blur_512", "random")
 
 
 def natural(options: BenchOptions, context: Context, result: Result) -> None:
     """The small network; in full mode the large one too."""
-    tally = compared(options, context, result, "natural", SMALL, list(ARMS))
+    tally = compared(options, context, result, "natural", SMALL, SMALL_ARMS)
     gain(result, tally, "natural_gain_low", "auto_256", "rise_256")
     gain(result, tally, "natural_gain_1024_low", "auto_256", "rise_1024")
     gain(result, tally, "natural_gain_blur_low", "auto_256", "rise_blur_256")
     if not options.quick:
         tally = compared(options, context, result, "natural_v2", LARGE, list(LARGE_ARMS))
-        gain(result, tally, "natural_v2_gain_low", "auto_256", "rise_256")
-        gain(result, tally, "natural_v2_gain_1024_low", "auto_256", "rise_1024")
+        gain(result, tally, "natural_v2_gain_low", "auto_512", "rise_512")
 
 
 def gain(result: Result, tally: Tally, name: str, left: str, right: str) -> None:
