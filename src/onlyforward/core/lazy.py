@@ -9,12 +9,17 @@ from typing import Any
 
 
 def attach(package: str, names: Mapping[str, str]) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
-    """The module functions `__getattr__` and `__dir__` that resolve `names` (public name -> module) on first use."""
+    """The module functions `__getattr__` and `__dir__` that resolve `names` (public name -> module) on first use.
+
+    A name whose place ends with a colon stands for that module itself.
+    """
 
     def get(name: str) -> Any:
         if name not in names:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
-        value = getattr(importlib.import_module(names[name]), name)
+        place = names[name]
+        module = importlib.import_module(place.removesuffix(":"))
+        value = module if place.endswith(":") else getattr(module, name)
         setattr(sys.modules[package], name, value)
         return value
 

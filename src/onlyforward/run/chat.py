@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+from hashlib import blake2b
 from typing import Any
 
 import torch
@@ -83,11 +84,20 @@ class ChatModel:
 
 
 def png(row: Tensor) -> bytes:
-    """An image [3, h, w] or [1, h, w] in 0..1 as PNG, rounded to 8 bits; values beyond the border are mirrored."""
+    """An image [3, h, w] or [1, h, w] in 0..1 as PNG, rounded to 8 bits; values beyond the border are mirrored.
+
+    Rounding is dithered, round(v + u) with u uniform in -1/2..1/2 drawn from the image's own bytes: the mean over
+    images is the value itself, and the same image is sent as the same bytes. Images that 8 bits hold are sent as they
+    are.
+    """
     image: Any = require("PIL.Image", "data")
     values = row.detach().double()
     values = 1 - (1 - values.remainder(2)).abs()  # mirrored at 0 and 1, so that noise keeps its distribution
-    array = (values * 255).round().to(torch.uint8).movedim(0, -1).numpy()
+    scaled = values * 255
+    seed = int.from_bytes(blake2b(scaled.contiguous().numpy().tobytes(), digest_size=4).digest(), "little")
+    dither = torch.rand(scaled.shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) - 0.5
+    whole = (scaled - scaled.round()).abs() < 1e-4
+    array = torch.where(whole, scaled, scaled + dither).round().clamp(0, 255).to(torch.uint8).movedim(0, -1).numpy()
     target = io.BytesIO()
     image.fromarray(array[..., 0] if array.shape[-1] == 1 else array).save(target, format="PNG")
     return target.getvalue()

@@ -23,12 +23,11 @@ from torch import Tensor
 
 from onlyforward.core.checks import check_range, require
 from onlyforward.core.errors import OracleUnreachable, UsageError
-from onlyforward.run.oracle import Account
+from onlyforward.run.oracle import TRIES, Account, AnswerLost
 
 CAP = 8 << 20
 """Most bytes of an answer."""
-TRIES = 6
-RETRIED = {408, 425, 429, 500, 502, 503, 504}
+RETRIED = {408, 425, 429, *range(500, 600)}
 LOOPBACK = {"localhost", "127.0.0.1", "::1"}
 
 
@@ -154,8 +153,11 @@ class Endpoint:
             reason, wait = "", 0.0
             try:
                 status, headers, content = await self.once(client, body)
-            except (httpx.ConnectError, httpx.ConnectTimeout, httpx.ReadError, httpx.RemoteProtocolError) as error:
+            except (httpx.ConnectError, httpx.ConnectTimeout) as error:
                 reason = f"cannot be reached: {type(error).__name__}"
+            except (httpx.ReadError, httpx.WriteError, httpx.RemoteProtocolError) as error:
+                broken = f"The endpoint {self.place.host} broke the connection ({type(error).__name__})"
+                raise AnswerLost(self.clean(broken), "What was paid is kept: repeat the command to go on") from None
             except httpx.TimeoutException:
                 raise self.failure(f"was silent for {self.read:g} s") from None
             else:

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from onlyforward.core.errors import BudgetSpent, FileError
+from onlyforward.run.oracle import TRIES, lost_answers, pause
 
 if TYPE_CHECKING:
     from onlyforward.run.oracle import Oracle
@@ -123,12 +124,19 @@ class Ledger:
         Returns:
             Places of rows whose answers were lost with their owners; none with `again`, which asks them.
         """
-        waiting, lost = list(places), []
+        waiting, lost, attempt = list(places), [], 0
         while waiting:
             mine, waiting, gone = self.reserve(oracle, keys, waiting, found, again=again)
             lost += gone
             if mine:
-                self.record(oracle, [keys[i] for i in mine], oracle.send(rows[mine]), found)
+                answers = oracle.send(rows[mine])
+                broken = lost_answers(answers) if attempt < TRIES - 1 else []
+                self.record(oracle, [keys[i] for i in mine], answers, found, forgiven=broken)
+                if broken:  # each of them is reserved again as a new charge
+                    waiting += [mine[i] for i in broken]
+                    oracle.account.retries += len(broken)
+                    pause(attempt)
+                    attempt += 1
             elif waiting:
                 time.sleep(PATIENCE)
         return lost
@@ -175,13 +183,15 @@ class Ledger:
             )
         return mine, others, lost
 
-    def record(self, oracle: Oracle, keys: Sequence[str], answers: Any, found: dict[str, Any]) -> None:
-        """Write down every answer that came, then raise the first error among them."""
+    def record(
+        self, oracle: Oracle, keys: Sequence[str], answers: Any, found: dict[str, Any], *, forgiven: Sequence[int] = ()
+    ) -> None:
+        """Write down every answer that came, then raise the first error among them that is not forgiven."""
         values = answers.tolist() if isinstance(answers, Tensor) else answers
         rows, errors = [], []
-        for key, value in zip(keys, values, strict=True):
+        for place, (key, value) in enumerate(zip(keys, values, strict=True)):
             if isinstance(value, BaseException):
-                errors.append(value)
+                errors += [] if place in forgiven else [value]
                 continue
             tokens = int(value.get("tokens") or 0) if isinstance(value, dict) else 0
             usd = oracle.price[0] + tokens * oracle.price[1] / 1000

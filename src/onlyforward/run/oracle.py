@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor
 
 from onlyforward.core.checks import check_range, require
-from onlyforward.core.errors import BudgetSpent, UsageError
+from onlyforward.core.errors import BudgetSpent, OracleUnreachable, UsageError
 from onlyforward.core.params import little_endian_bytes
 
 if TYPE_CHECKING:
@@ -24,6 +25,12 @@ Ask = Callable[[Tensor], Any]
 """Rows [n, ...] -> answers [n] or [n, c], torch or numpy; or a list of n answers of any form, errors among them."""
 Decode = Callable[[Sequence[Any]], Tensor]
 """Answers of any form -> scores [n] or [n, c]."""
+TRIES = 6
+"""Times that a question is asked whose answer is lost on the way."""
+
+
+class AnswerLost(OracleUnreachable):
+    """The connection broke after the question was sent: it may have been charged, and asking again is a new charge."""
 
 
 @dataclass
@@ -248,18 +255,36 @@ class Oracle:
 
     def unjournaled(self, rows: Tensor) -> Tensor | list[Any]:
         """Send all rows, batch by batch, within the limits of the account."""
-        allowed = self.limits.queries
-        if allowed is not None and self.account.queries + len(rows) > allowed:
-            left = allowed - self.account.queries
-            raise BudgetSpent(f"{len(rows)} queries are wanted and {left} are left", "Raise the budget")
+        self.check_queries(len(rows))
         parts: list[Any] = []
         for first in range(0, len(rows), self.batch):
             part = rows[first : first + self.batch]
             self.check_spending(len(part))
-            parts.append(good(self.send(part)))
+            parts.append(good(self.again(part, self.send(part))))
         if all(isinstance(part, Tensor) for part in parts):
             return torch.cat(parts) if parts else torch.zeros(0, dtype=torch.float64)
         return [answer for part in parts for answer in part]
+
+    def again(self, rows: Tensor, answers: Tensor | list[Any]) -> Tensor | list[Any]:
+        """Ask once more, as a new charge, for answers that were lost on the way."""
+        for attempt in range(TRIES - 1):
+            lost = lost_answers(answers)
+            if not lost:
+                break
+            self.check_queries(len(lost))
+            self.check_spending(len(lost))
+            self.account.retries += len(lost)
+            pause(attempt)
+            for place, answer in zip(lost, self.send(rows[lost]), strict=True):
+                answers[place] = answer
+        return answers
+
+    def check_queries(self, count: int) -> None:
+        """Whether so many rows may still be sent."""
+        allowed = self.limits.queries
+        if allowed is not None and self.account.queries + count > allowed:
+            left = allowed - self.account.queries
+            raise BudgetSpent(f"{count} queries are wanted and {left} are left", "Raise the budget")
 
     def check_spending(self, count: int) -> None:
         """Whether so many rows may still be sent, by dollars and by the clock."""
@@ -304,6 +329,16 @@ class Oracle:
         """What is sent for a row, for the ledger's key."""
         encode = getattr(self.ask, "payload", None)
         return bytes(encode(row)) if encode is not None else repr(tuple(row.shape)).encode() + little_endian_bytes(row)
+
+
+def lost_answers(answers: Tensor | list[Any]) -> list[int]:
+    """Places of answers that were lost on the way."""
+    return [i for i, one in enumerate(answers) if isinstance(one, AnswerLost)] if isinstance(answers, list) else []
+
+
+def pause(attempt: int) -> None:
+    """Wait before a question is asked again: 0.5 s * 2^attempt with full jitter, 30 s at most."""
+    time.sleep(min(30.0, 0.5 * 2**attempt) * random.random())
 
 
 def good(answers: Tensor | list[Any]) -> Tensor | list[Any]:

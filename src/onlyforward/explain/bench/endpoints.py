@@ -12,6 +12,7 @@ from torch import Tensor
 from onlyforward.core.keys import Key
 from onlyforward.data.sets import folder
 from onlyforward.explain.answers import AnswerScore
+from onlyforward.explain.bench.hostile import hostile
 from onlyforward.explain.bench.photos import LARGE, classifier, photographs
 from onlyforward.explain.bench.tally import Tally
 from onlyforward.explain.evaluation import Check
@@ -71,6 +72,7 @@ def endpoint(options: BenchOptions, context: Context, result: Result) -> None:
         "The endpoint answers in one sentence with the three likeliest classes and graded words of certainty; the "
         "score is the likeness of that sentence to the clean image's. The served network's probability judges.",
     )
+    hostile(result)
     result.metric("endpoint_queries", most)
     result.metric("endpoint_budget", BUDGET)
     result.metric("endpoint_gain", tally.mean("auto", "faithfulness") - tally.mean("random", "faithfulness"))
