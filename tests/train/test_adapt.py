@@ -56,7 +56,7 @@ def test_the_head_learns_its_exact_gradient_from_stored_features(files):
     x = features(model, data.x_train)
     assert torch.allclose(model.linear(x), model(data.x_train), atol=1e-4)
     before = torch.nn.functional.cross_entropy(model.linear(x), data.y_train).item()
-    fit_head(model, data, epochs=5, batch=20, lr=1e-2, key=Key())
+    fit_head(model, x, data, epochs=5, batch=20, lr=1e-2, key=Key())
     assert torch.nn.functional.cross_entropy(model.linear(x), data.y_train).item() < before - 0.05
 
 

@@ -138,9 +138,8 @@ def features(model: nn.Module, x: Tensor) -> Tensor:
     return torch.cat(found).clone()
 
 
-def fit_head(model: nn.Module, data: Dataset, *, epochs: int, batch: int, lr: float, key: Key) -> int:
-    """Train the head alone on its exact gradient, features computed once; returns the forward runs spent."""
-    x = features(model, data.x_train)
+def fit_head(model: nn.Module, x: Tensor, data: Dataset, *, epochs: int, batch: int, lr: float, key: Key) -> None:
+    """Train the head alone on its exact gradient, from what it reads [b, width]: no forward run of the network."""
     head = model.get_submodule(head_of(model))
     optimizer = torch.optim.Adam(head.parameters(), lr=lr)
     for epoch in range(epochs):
@@ -151,7 +150,6 @@ def fit_head(model: nn.Module, data: Dataset, *, epochs: int, batch: int, lr: fl
                 head.weight.grad, head.bias.grad = error.T @ x[rows], error.sum(0)
             optimizer.step()
     optimizer.zero_grad()
-    return len(x)
 
 
 def reset_statistics(model: nn.Module, x: Tensor) -> nn.Module:
@@ -178,6 +176,7 @@ def adapted(
     batch: int,
     seed: int,
     head_epochs: int = 3,
+    stored: Tensor | None = None,
     step_done: Callable[[int, nn.Module, torch.optim.Optimizer, Any], None] | None = None,
     start: Callable[[nn.Module, torch.optim.Optimizer, Any], int] | None = None,
 ) -> tuple[nn.Module, float]:
@@ -192,6 +191,7 @@ def adapted(
         batch: images per step.
         seed: run coordinate.
         head_epochs: passes of the head alone over stored features before anything else moves.
+        stored: `features(model, data.x_train)`, where they are known already.
         step_done: called after every step with (steps done, model, optimiser, engine).
         start: called once before the first step; restores a checkpoint and returns the steps already done.
 
@@ -208,7 +208,8 @@ def adapted(
     optimizer = torch.optim.Adam(parameters, lr=setting.lr)
     done = start(model, optimizer, engine) if start else 0
     if not done and scope != "norms":
-        fit_head(model, data, epochs=head_epochs, batch=64, lr=1e-3, key=key)
+        stored = features(model, data.x_train) if stored is None else stored
+        fit_head(model, stored, data, epochs=head_epochs, batch=64, lr=1e-3, key=key)
     if scope == "head":
         return model, 0.0
     count, step = len(data.y_train), 0

@@ -10,7 +10,7 @@ from onlyforward.core.keys import Key
 from onlyforward.data.corruptions import apply
 from onlyforward.data.sets import load
 from onlyforward.run.benchmark import seeds
-from onlyforward.train.adapt import SETTINGS, Setting, accuracy, adapted, loaded, reset_statistics
+from onlyforward.train.adapt import SETTINGS, Setting, accuracy, adapted, features, loaded, reset_statistics
 from onlyforward.train.robust import spread
 
 if TYPE_CHECKING:
@@ -60,6 +60,7 @@ def compared(
     setting = SETTINGS.get(name, Setting())
     original = loaded(name)
     before = accuracy(original, data.x_test, data.y_test)
+    stored = features(original, data.x_train)
     found: dict[str, list[float]] = {"before": [before]}
     costs: dict[str, float] = {"before": 0.0, "bnstats": 1.0}
     if name.startswith("resnet"):
@@ -68,7 +69,9 @@ def compared(
         for arm, (method, scope) in ARMS.items():
             for seed in seeds(options):
                 model = copy.deepcopy(original)
-                _, costs[arm] = adapted(model, data, method=method, scope=scope, setting=setting, batch=128, seed=seed)
+                _, costs[arm] = adapted(
+                    model, data, method=method, scope=scope, setting=setting, batch=128, seed=seed, stored=stored
+                )
                 found.setdefault(arm, []).append(accuracy(model, data.x_test, data.y_test))
                 context.say(f"{case} {arm} seed {seed}: {found[arm][-1]:.4f}")
                 tick()

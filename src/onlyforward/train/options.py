@@ -23,7 +23,8 @@ class Adapt(Common):
     severity: float = 3.0
     """Severity of the shift, 1 to 5."""
     scope: str = "norms+head"
-    """What is trained: head, norms, norms+head, or late (norms of the last stage, and head)."""
+    """What is trained: head, norms, norms+head, early (the norms nearest to the input, and head) or late (those of
+    the last stage, and head)."""
     method: str = "lr"
     """lr (channel noise on norms, exact head), bp, mezo, es, or none (evaluate only)."""
     train_limit: int = 5000
