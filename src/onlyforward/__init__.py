@@ -30,6 +30,7 @@ PUBLIC = {
     "QRDQN": "onlyforward.decide.models",
     "Reinforce": "onlyforward.decide.models",
     "SPSA": "onlyforward.decide.models",
+    "align": "onlyforward.tune.api",
     "Features": "onlyforward.core.allocate.plan",
     "Uniform": "onlyforward.core.allocate.uniform",
     "Neyman": "onlyforward.core.allocate.neyman",

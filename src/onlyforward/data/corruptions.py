@@ -1,4 +1,4 @@
-"""Corruptions of images at five severities, for testing robustness: noise, blur, contrast, JPEG and rotation."""
+"""Corruptions of images: noise, blur, contrast, JPEG and rotation at five severities, and more by physical amount."""
 
 from __future__ import annotations
 
@@ -53,7 +53,12 @@ def amount(kind: str, severity: float) -> float:
 
 
 def apply(x: Tensor, kind: str, value: float, *, key: Key) -> Tensor:
-    """Corrupt by a physical amount: standard deviation, kernel width, contrast factor, JPEG quality or degrees."""
+    """Corrupt by a physical amount.
+
+    gaussian: standard deviation; blur: of the kernel in pixels; contrast: factor; jpeg: quality; rotate: degrees;
+    translate: pixels to the right and down; scale: factor of size; gamma: exponent; invert: share of the negative;
+    patch: side of a white square in pixels.
+    """
     check_shape(x, "b c h w", name="images")
     kinds: Mapping[str, Callable[[], Tensor]] = {
         "gaussian": lambda: x + value * torch.randn(x.shape, generator=key.generator()).to(x),
@@ -61,6 +66,11 @@ def apply(x: Tensor, kind: str, value: float, *, key: Key) -> Tensor:
         "contrast": lambda: x.mean((1, 2, 3), keepdim=True) * (1 - value) + x * value,
         "jpeg": lambda: jpeg(x, round(value)),
         "rotate": lambda: rotate(x, value),
+        "translate": lambda: translate(x, value),
+        "scale": lambda: zoom(x, value),
+        "gamma": lambda: x.clamp(0, 1) ** check_range(value, name="gamma", low=0.0, open_low=True),
+        "invert": lambda: x * (1 - value) + (1 - x) * value,
+        "patch": lambda: patch(x, round(value)),
     }
     return kinds[check_choice(kind, kinds, name="corruption")]().clamp(0, 1)
 
@@ -93,6 +103,32 @@ def rotate(x: Tensor, degrees: float | Tensor) -> Tensor:
         [torch.stack([c, -s * (height / width), zero], 1), torch.stack([s * (width / height), c, zero], 1)], 1
     )
     return F.grid_sample(x, F.affine_grid(matrix, list(x.shape), align_corners=False), align_corners=False)
+
+
+def warped(x: Tensor, matrix: Tensor) -> Tensor:
+    """Images under one 2x3 matrix of the sampling grid, bilinear, zeros outside."""
+    grid = F.affine_grid(matrix.to(x).expand(len(x), 2, 3), list(x.shape), align_corners=False)
+    return F.grid_sample(x, grid, align_corners=False)
+
+
+def translate(x: Tensor, pixels: float) -> Tensor:
+    """Moved to the right and down by so many pixels."""
+    height, width = x.shape[2:]
+    return warped(x, torch.tensor([[1.0, 0.0, -2 * pixels / width], [0.0, 1.0, -2 * pixels / height]]))
+
+
+def zoom(x: Tensor, factor: float) -> Tensor:
+    """Shrunk (factor below 1) or enlarged about the centre."""
+    check_range(factor, name="scale", low=0.0, open_low=True)
+    return warped(x, torch.tensor([[1 / factor, 0.0, 0.0], [0.0, 1 / factor, 0.0]]))
+
+
+def patch(x: Tensor, side: int) -> Tensor:
+    """A white square, a banner or a stain, whose corner lies an eighth of the image from the upper left."""
+    stained = x.clone()
+    top, left = x.shape[2] // 8, x.shape[3] // 8
+    stained[:, :, top : top + side, left : left + side] = 1.0
+    return stained
 
 
 def jpeg(x: Tensor, quality: int) -> Tensor:

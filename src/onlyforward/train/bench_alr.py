@@ -9,6 +9,7 @@ import torch
 from torch.nn import functional as F
 
 from onlyforward.core.keys import Key
+from onlyforward.core.memory import PeakMemory
 from onlyforward.data import nets
 from onlyforward.data.modules import row_reader
 from onlyforward.data.sets import load
@@ -17,7 +18,6 @@ from onlyforward.nn.lag import Lagged
 from onlyforward.run.benchmark import BenchOptions, run_cases, seeds
 from onlyforward.train.arms import losses, run_course
 from onlyforward.train.loop import Schedule, accuracy, train
-from onlyforward.train.memory import PeakMemory
 from onlyforward.train.peers import Backprop
 from onlyforward.train.robust import spread
 

@@ -1,6 +1,6 @@
 import torch
 
-from onlyforward.train.memory import PeakMemory
+from onlyforward.core.memory import PeakMemory
 
 
 def test_the_peak_is_the_sum_of_what_lives_together_and_not_of_what_was_made():
