@@ -140,7 +140,7 @@ class QiskitBackend(LawBackend):
         if self.ansatz.n > self.target.num_qubits:
             raise UsageError(
                 f"{self.name} has {self.target.num_qubits} qubits, the detector {self.ansatz.n}",
-                "Choose a larger device or fit with fewer qubits",
+                "Choose a larger device, or fit with --preset device (4 qubits)",
             )
         transpiler = require("qiskit.transpiler", "quantum")
         begin = time.perf_counter()
