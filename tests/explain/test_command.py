@@ -4,13 +4,17 @@ import json
 import os
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+from onlyforward.core.errors import FileError
+from onlyforward.data.sets import folder
 from onlyforward.explain.images import read_image
+from onlyforward.run.ledger import Ledger
 
 MODEL = """
 import torch
@@ -24,6 +28,18 @@ class Bright(torch.nn.Module):
 
 def make():
     return Bright()
+
+def slow():
+    import time
+
+    def ask(rows):
+        with open("asked", "a") as file:
+            file.write("row\\n" * len(rows))
+        time.sleep(0.05)
+        return Bright()(rows)
+
+    ask.size = (32, 32)
+    return ask
 
 def nan():
     return lambda rows: torch.full((len(rows), 3), float("nan"))
@@ -107,6 +123,66 @@ def test_bad_input_is_one_sentence_with_its_exit_code(place, arguments, code, wo
     done = run(place, *arguments, code=code)
     assert words in done.stderr
     assert len([line for line in done.stderr.splitlines() if line.startswith("error")]) == 1
+
+
+def test_a_killed_run_goes_on_to_the_same_bits_and_a_finished_one_asks_nothing(place):
+    arguments = ["explain", "a.png", "--model", "model.py:slow", "--budget", "64", "--batch", "4", "--no-evaluate"]
+    straight = json.loads(run(place, *arguments[1:], "--json").stdout)
+
+    def start(*words):
+        command = [sys.executable, "-m", "onlyforward", *words, "--json"]
+        return subprocess.Popen(command, cwd=place, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+    process = start(*arguments, "--out", "out", "--checkpoint-seconds", "0")
+    deadline = time.monotonic() + 60
+    while not list(place.glob("out/checkpoints/step-*.json")) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.kill()
+    process.communicate()
+    asked = len((place / "asked").read_text().split())
+    assert 0 < asked - 64 < 64
+    found = json.loads(start("resume", "out").communicate(timeout=100)[0])
+    assert found["metrics"]["digest48"] == straight["metrics"]["digest48"]
+    asked = len((place / "asked").read_text().split())
+    assert 128 <= asked <= 128 + 8
+    again = json.loads(start("resume", "out").communicate(timeout=100)[0])
+    assert again["digest"] == found["digest"]
+    assert len((place / "asked").read_text().split()) == asked
+
+
+def test_a_killed_run_of_a_chat_endpoint_keeps_its_budget_and_ends(place):
+    try:
+        model = folder("models") / "mobilenet_v1_0.25_128_int8w.onnx"
+    except FileError as error:
+        pytest.skip(str(error))
+    arguments = ["explain", "a.png", "--model", f"loopback:{model}", "--range", "0..255", "--budget", "40"]
+    command = [sys.executable, "-m", "onlyforward", *arguments, "--no-evaluate", "--out", "out", "--concurrency", "2"]
+    process = subprocess.Popen(command, cwd=place, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+    def answered():
+        if not (place / "out" / "ledger.sqlite").is_file():
+            return 0
+        ledger = Ledger(place / "out" / "ledger.sqlite", scope="a.png")
+        found = ledger.charges - ledger.lost
+        ledger.close()
+        return found
+
+    deadline = time.monotonic() + 60
+    while answered() < 6 and time.monotonic() < deadline:
+        time.sleep(0.005)
+    process.kill()
+    process.communicate()
+    before = answered()
+    assert 0 < before < 40
+    resume = [sys.executable, "-m", "onlyforward", "resume", "out", "--json"]
+    done = subprocess.run(resume, cwd=place, capture_output=True, text=True, check=False, timeout=100)
+    assert done.returncode == 0, done.stderr
+    metrics = json.loads(done.stdout)["metrics"]
+    assert metrics["cached"] >= before - 1
+    ledger = Ledger(place / "out" / "ledger.sqlite", scope="a.png")
+    assert ledger.charges <= 40
+    assert ledger.lost <= 2
+    ledger.close()
 
 
 def test_words_of_a_text_are_players(place):

@@ -129,8 +129,10 @@ def prepared(options: Explain, model: Model, oracle: Oracle, x: Tensor) -> tuple
         answer: Any = oracle.answers(x[None])[0]
         reference = options.reference or answer["text"]
         scored = AnswerScore("similarity" if options.score == "auto" else options.score, reference)
+        # What an earlier process paid without living to see the answer is gone: the map makes do with the rest.
+        left = options.budget - 1 - (oracle.ledger.lost if oracle.ledger is not None else 0)
         # One score a row: everything else about the answers stays in the ledger.
-        return options.budget - 1, 0, "logit", oracle.scored(scored), float(scored([answer])[0]), answer["text"]
+        return left, 0, "logit", oracle.scored(scored), float(scored([answer])[0]), answer["text"]
     score = "probability" if options.score == "auto" else check_choice(options.score, SCORES, name="score")
     answers = oracle(x[None])
     if answers.ndim == 1:

@@ -91,6 +91,12 @@ class Ledger:
         return int(self.base.execute("SELECT TOTAL(attempts) FROM rows WHERE scope = ?", (self.scope,)).fetchone()[0])
 
     @property
+    def lost(self) -> int:
+        """Charges without an answer, in this scope."""
+        answered = "SELECT COUNT(*) FROM rows WHERE scope = ? AND state = 'answered'"
+        return self.charges - int(self.base.execute(answered, (self.scope,)).fetchone()[0])
+
+    @property
     def usd(self) -> float:
         """Dollars of the answered rows of this scope."""
         return float(self.base.execute("SELECT TOTAL(usd) FROM rows WHERE scope = ?", (self.scope,)).fetchone()[0])

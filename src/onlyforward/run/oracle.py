@@ -153,6 +153,7 @@ class Oracle:
         model = JsonModel(Endpoint(url, secret_env=secret_env, account=account, **settings), encode, decode)
         return Oracle(
             model,
+            batch=model.endpoint.concurrency,
             identity=f"http {url}",
             decode=lambda answers: torch.tensor([list(a) for a in answers], dtype=torch.float64),
             price=(usd_per_query, 0.0),
@@ -189,7 +190,9 @@ class Oracle:
         endpoint = Endpoint(f"{url.rstrip('/')}/chat/completions", secret_env=secret_env, account=account, **settings)
         chat = ChatModel(endpoint, model, question, **own)
         price = (usd_per_query, usd_per_1k_tokens)
-        return Oracle(chat, identity=f"chat {url} {model} {question}", price=price, account=account)
+        # As many as are open at once: a process that dies loses these answers and no more.
+        identity = f"chat {url} {model} {question}"
+        return Oracle(chat, batch=endpoint.concurrency, identity=identity, price=price, account=account)
 
     def limited(self, *, queries: int | None = None, usd: float | None = None, seconds: float | None = None) -> Oracle:
         """The same black box with a budget from now on; with a ledger, what the ledger holds already counts.
