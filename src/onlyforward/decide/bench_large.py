@@ -65,6 +65,14 @@ SUPPLY = (
 )
 
 
+def picked(names: str, arms: tuple[Arm, ...]) -> list[Arm]:
+    """The arms that a comma-separated list names; all of them for an empty list."""
+    wanted = [name.strip().replace("-", "_") for name in names.split(",") if name.strip()]
+    for name in wanted:
+        check_choice(name, [arm.label for arm in arms], name="agent of this case")
+    return [arm for arm in arms if not wanted or arm.label in wanted]
+
+
 def trained(arm: Arm, environment: Environment, seed: int) -> Agent:
     """The arm's agent after its whole budget."""
     objective = Objective(arm.objective, environment.alpha)
@@ -112,12 +120,7 @@ def supply(options: BenchQuantile, sweep: Sweep, result: Result) -> None:
     environment = make("SupplyChain", preset="paper")
     greedy: dict[str, NDArray[Any]] = {}
     rows: list[list[object]] = []
-    wanted = [name.strip().replace("-", "_") for name in options.agents.split(",") if name.strip()]
-    for name in wanted:
-        check_choice(name, [arm.label for arm in SUPPLY], name="supply agent")
-    for arm in SUPPLY:
-        if wanted and arm.label not in wanted:
-            continue
+    for arm in picked(options.agents, SUPPLY):
         if arm.agent == "sb3-ppo" and not installed():
             rows.append([arm.label, *["not installed"] * 8])
             continue
@@ -175,7 +178,7 @@ def portfolio(options: BenchQuantile, sweep: Sweep, result: Result) -> None:
     rows: list[list[object]] = []
     for tag, cost in (("cost", 0.001), ("free", 0.0)):
         environment = make("Portfolio", cost=cost)
-        for arm in PORTFOLIO:
+        for arm in picked(options.agents, PORTFOLIO):
             if arm.agent == "qppo" and (options.quick or cost == 0):
                 continue
             count = seeds if arm.claimed else 1
@@ -188,7 +191,6 @@ def portfolio(options: BenchQuantile, sweep: Sweep, result: Result) -> None:
             result.metric(f"portfolio_{tag}_{arm.label}_q", float(np.median(values[:, 0])))
             words = f"{arm.agent} {arm.policy}" + (", mean" if arm.objective == "mean" else "")
             rows.append([cost, words, *values.mean(0), float(values[:, 0].min()), count, seconds])
-    result.metric("portfolio_params_q", result.metrics["portfolio_cost_params_q"] or float("nan"))
     result.table(
         "Portfolio: final wealth - 100, greedy",
         ["cost", "policy", "10 % quantile", "mean", "lowest quantile", "seeds", "time per seed [s]"],
