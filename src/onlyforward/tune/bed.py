@@ -19,7 +19,7 @@ from onlyforward.data.sets import Dataset, load
 B, Q = 64, 20
 """Data of a batch, queries per datum."""
 SHIFTS: Mapping[str, tuple[str, float]] = {"clean": ("", 0.0), "noise": ("gaussian", 0.35), "rotated": ("rotate", 35.0)}
-EPOCHS = 12
+EPOCHS, RATE, MOMENTUM = 5, 0.05, 0.9
 
 
 def network() -> nn.Sequential:
@@ -109,7 +109,7 @@ def make_bed() -> Bed:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(Key(site="bed").seed)
         model = network()
-    optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
+    optimizer = torch.optim.SGD(model.parameters(), lr=RATE, momentum=MOMENTUM)
     for epoch in range(EPOCHS):
         order = torch.randperm(len(data.y_train), generator=Key(step=epoch, site="bed/order").generator())
         for rows in order.split(64):

@@ -1,8 +1,9 @@
 """A learned allocator: every item starts with the same queries and keeps each with a probability of its own.
 
-p_i = sigmoid(w0 + w1 l_i) over the standardised losses. Q = N / (B p0) queries are offered to each item, so that N are
-kept on average at the start; what is freed beyond N is spread by the same p. The two parameters descend the cost
-sum S_i^2 / n_i by the score sum_j (k_ij - p_i)(1, l_i), with a Lagrange multiplier that holds E sum k at N (derived).
+p_i = sigmoid(w0 + w1 l_i) over the standardised roots of the losses. Q = N / (B p0) queries are offered to each item,
+so that N are kept on average at the start; what is freed beyond N is spread by the same p. The two parameters descend
+the cost sum S_i^2 / n_i by the score sum_j (k_ij - p_i)(1, l_i), with a Lagrange multiplier that holds E sum k at N
+(derived).
 """
 
 from __future__ import annotations

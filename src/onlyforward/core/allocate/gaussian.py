@@ -1,9 +1,9 @@
 """A learned allocator: shares from a Gaussian process over the losses, taught by a cost that needs no run.
 
-u ~ N(a + b l, K), K_ik = nu exp(-(l_i - l_k)^2 / (2 ell^2)) + tau [i = k], l the standardised losses; shares are
-softplus(u) / sum softplus(u). The four parameters descend C(u) = sum_i S_i^2 / n_i(u), in units of its uniform value,
-by the score function with a leave-one-out baseline (derived; a learned sampler is the idea of arXiv 2410.05966).
-Neyman minimises the same C exactly: learning wins only where S must be predicted.
+u ~ N(a + b l, K), K_ik = nu exp(-(l_i - l_k)^2 / (2 ell^2)) + tau [i = k], l the standardised roots of the losses;
+shares are softplus(u) / sum softplus(u). The four parameters descend C(u) = sum_i S_i^2 / n_i(u), in units of its
+uniform value, by the score function with a leave-one-out baseline (derived; a learned sampler is the idea of
+arXiv 2410.05966). Neyman minimises the same C exactly: learning wins only where S must be predicted.
 """
 
 from __future__ import annotations
@@ -159,9 +159,13 @@ class GaussianAllocator:
 
 
 def standardised(loss: Tensor) -> Tensor:
-    """Losses with mean 0 and standard deviation 1 [items]; zeros where all are equal."""
-    deviation = loss.std(correction=0)
-    return (loss - loss.mean()) / deviation if float(deviation) > 0 else torch.zeros_like(loss)
+    """Roots of losses with mean 0 and standard deviation 1 [items]; zeros where all are equal.
+
+    Losses have heavy tails: their roots keep a linear mean from giving everything to the worst item.
+    """
+    root = loss.clamp(min=0).sqrt()
+    deviation = root.std(correction=0)
+    return (root - root.mean()) / deviation if float(deviation) > 0 else torch.zeros_like(root)
 
 
 def floored(shares: Tensor, budget: int, n_min: int) -> Tensor:
