@@ -170,7 +170,7 @@ class Hadamard:
             start, stop = max(copies.start, block * width), min(copies.stop, (block + 1) * width)
             generator = key.at(copy=block).generator()
             order = torch.randperm(width, generator=generator)
-            signs = torch.empty(shape[0], math.prod(shape[1:])).bernoulli_(0.5, generator=generator).mul_(2).sub_(1)
+            signs = random_signs((shape[0], math.prod(shape[1:])), generator)
             part = slice(start - copies.start, stop - copies.start)
             yield slice(start - block * width, stop - block * width), order, signs.to(like), part
 
@@ -230,6 +230,19 @@ def slices(copies: int, size: int) -> Iterator[slice]:
     step = max(1, CHUNK // max(1, size))
     for start in range(0, copies, step):
         yield slice(start, min(start + step, copies))
+
+
+@lru_cache(maxsize=1)
+def byte_signs() -> Tensor:
+    """The eight bits of every byte as +-1: [256, 8]."""
+    return ((torch.arange(256)[:, None] >> torch.arange(8)) & 1).float().mul_(2).sub_(1)
+
+
+def random_signs(shape: Shape, generator: torch.Generator) -> Tensor:
+    """Fair signs +-1, eight to a random byte: several times faster than one Bernoulli draw each."""
+    size = math.prod(shape)
+    bytes_ = torch.randint(256, (-(-size // 8),), generator=generator)
+    return byte_signs()[bytes_].reshape(-1)[:size].reshape(shape)
 
 
 @lru_cache(maxsize=4)

@@ -12,12 +12,13 @@ from torch.func import vmap
 
 from onlyforward.core.errors import UsageError
 from onlyforward.core.keys import Key
-from onlyforward.nn.layout import Layout, repeated
+from onlyforward.nn.fused import fused
+from onlyforward.nn.layout import Layout
 from onlyforward.nn.noise import SiteNoise
 from onlyforward.nn.sites import Site
 from onlyforward.nn.walk import Tape, Walk
 
-ROWS = 1024
+ROWS = 2048
 """A chunk has at least so many rows: fewer do not fill a matrix product."""
 BYTES = 2 << 20
 """The widest map of a chunk stays within this: it should fit the cache of one core."""
@@ -66,14 +67,21 @@ class Objective:
             self.repeats = {copies: repeat_target(self.target, copies)}
         if isinstance(output, Tensor) and output.dim() > 1 and output.shape[0] == copies != data * copies:
             output = output.flatten(0, 1)
-        loss = self.loss_fn(output, self.repeats[copies])
-        if loss.dim() == 0 or loss.shape[0] != copies * data:
+        loss = self.checked(self.loss_fn(output, self.repeats[copies]), copies * data)
+        return loss.reshape(copies, data, *loss.shape[1:])
+
+    def clean(self, output: Any, data: int) -> Tensor:
+        """Losses [b] (or [b, m]) of the unperturbed output."""
+        return self.checked(self.loss_fn(output, self.target), data)
+
+    def checked(self, loss: Tensor, rows: int) -> Tensor:
+        """The loss, in float32 or better, if it has one number (or m) for each row."""
+        if loss.dim() == 0 or loss.shape[0] != rows:
             raise UsageError(
-                f"The loss has shape {list(loss.shape)}, but one loss per datum is needed, [{copies * data}]",
+                f"The loss has shape {list(loss.shape)}, but one loss per datum is needed, [{rows}]",
                 'Give reduction="none" to the loss function',
             )
-        loss = loss.float() if loss.dtype in (torch.float16, torch.bfloat16) else loss
-        return loss.reshape(copies, data, *loss.shape[1:])
+        return loss.float() if loss.dtype in (torch.float16, torch.bfloat16) else loss
 
     def row_losses(self, output: Tensor, index: Tensor) -> Tensor:
         """Losses [R] of rows that belong to the data `index` [R]."""
@@ -93,7 +101,7 @@ def picked(target: Any, index: Tensor) -> Any:
 def repeat_target(target: Any, copies: int) -> Any:
     """The target of n copies."""
     if isinstance(target, Tensor):
-        return repeated(target, copies)
+        return target.repeat(copies, *[1] * (target.dim() - 1)) if copies > 1 else target
     if isinstance(target, (tuple, list)):
         return type(target)(repeat_target(item, copies) for item in target)
     return target
@@ -173,16 +181,21 @@ def run_site(
     step = max(1, step // 2) if paired and not chunk else step
     parts = [slice(begin, min(begin + step, noise.drawn)) for begin in range(0, noise.drawn, step)]
     found = []
+    short = None if reference or stack else fused(walk, site, noise)
     for index in range(len(parts)) if group is None else group.mine(len(parts)):
         part = parts[index]
-        rows = noise.added(site.clean.reshape(noise.shape), part, paired=paired)
-        rows = rows.reshape(len(rows), *site.clean.shape)
-        count = len(rows)
-        if reference:
-            losses = reference_losses(walk, tape, site, rows, objective)
+        count = (part.stop - part.start) * (1 + paired)
+        layout = Layout("stack" if stack else "rows", count, tape.data)
+        if short is not None:
+            output = walk.finish(tape, short.rows(part, paired=paired), short.index, layout)
+            losses = objective.losses(output, count, tape.data)
         else:
-            layout = Layout("stack" if stack else "rows", count, tape.data)
-            losses = objective.losses(walk.resume(tape, site, rows, layout), count, tape.data)
+            rows = noise.added(site.clean.reshape(noise.shape), part, paired=paired)
+            rows = rows.reshape(count, *site.clean.shape)
+            if reference:
+                losses = reference_losses(walk, tape, site, rows, objective)
+            else:
+                losses = objective.losses(walk.resume(tape, site, rows, layout), count, tape.data)
         if hasattr(noise, "observe"):
             noise.observe(part, losses, paired=paired)
         found.append(losses)

@@ -165,9 +165,9 @@ def site_noise(
     kept: Ledger,
 ) -> SiteNoise:
     """The directions of a site under a cache: see `SiteNoise` for the arguments."""
-    kept.predicted = max(kept.predicted, predicted_bytes(cache, elements=math.prod(shape), copies=drawn))
     if cache == "seed":
         return SiteNoise(kind, key, drawn, shape, sigma, like)
+    kept.predicted = max(kept.predicted, predicted_bytes(cache, elements=math.prod(shape), copies=drawn))
     if cache == "none":
         return RunningNoise(kind, key, drawn, shape, sigma, like)
     return SiteNoise(CachedDirection(kind, cache, kept), key, drawn, shape, sigma, like)

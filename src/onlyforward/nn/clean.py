@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from onlyforward.core.errors import Diverged, UsageError
 from onlyforward.nn.activations import Objective
-from onlyforward.nn.gradients import graph_gradients, take
+from onlyforward.nn.gradients import finite, graph_gradients, take
 from onlyforward.nn.sites import Site
 from onlyforward.nn.walk import Tape
 
@@ -28,25 +28,26 @@ def clean_losses(
     head = tape.calls[-1] if engine.head is not None and engine.kind_of(engine.head) == "exact" else None
     if isinstance(output, Tensor) and output.requires_grad:
         with torch.enable_grad():
-            losses = objective.losses(output, 1, data)[0]
+            losses = objective.clean(output, data)
             graph_gradients(engine, losses.sum() / data, None, found)
         losses = losses.detach()
     elif head is not None:
         with torch.enable_grad():
             leaf = output.detach().requires_grad_()
-            losses = objective.losses(leaf, 1, data)[0]
+            losses = objective.clean(leaf, data)
             engine.smooth_loss = losses.requires_grad
-            slope = torch.autograd.grad(losses.sum(), leaf)[0] if losses.requires_grad else None
+            slope = torch.autograd.grad(losses, leaf, torch.ones_like(losses))[0] if losses.requires_grad else None
         losses = losses.detach()
         if slope is not None:
             take(engine, Site(head.path, head, head.output), slope, found, data)
     else:
-        losses = objective.losses(output, 1, data)[0]
-    if not bool(losses.isfinite().all()):
+        losses = objective.clean(output, data)
+    if not finite(losses):
         raise Diverged(f"The loss is not finite in step {engine.steps}", "Lower the learning rate", step=engine.steps)
     engine.runs += data
     engine.data = data
-    return losses, None if slope is None else slope.flatten(1).norm(dim=1)
+    wanted = slope is not None and engine.allocation is not None
+    return losses, None if slope is None or engine.allocation is None else slope.flatten(1).norm(dim=1)
 
 
 def check_flow(engine: LikelihoodRatio, tape: Tape, inputs: tuple[Any, ...]) -> None:

@@ -25,7 +25,7 @@ from onlyforward.nn.choices import RECHECK, choose_noise, choose_pairing
 from onlyforward.nn.clean import check_flow, clean_losses
 from onlyforward.nn.costs import Costs, count_costs
 from onlyforward.nn.credit import GraphCredit, PositionCredit, credited, edges_of, position_credit
-from onlyforward.nn.gradients import deposit, quiet, take
+from onlyforward.nn.gradients import deposit, finite, quiet, take
 from onlyforward.nn.joint import check_injection, joint_deltas
 from onlyforward.nn.learned import Slopes, site_axis
 from onlyforward.nn.levels import MODES, Levels, level_name, mean_level
@@ -212,7 +212,7 @@ class LikelihoodRatio:
         """The clean run of a step, with what is exact already in `found`; no gradients within the block."""
         if len(inputs) < 2:
             raise UsageError("backward got no target", "Call backward(loss_fn, *inputs, target)")
-        check_modes(self.model)
+        check_modes(self.walk.watched)
         key = Key(run=self.seed, step=self.steps, site="lr")
         found: dict[nn.Parameter, Tensor] = {}
         with quiet():
@@ -308,7 +308,7 @@ class LikelihoodRatio:
             group=self.group,
         )
         self.runs += probe.runs
-        if not bool(probe.signal.isfinite().all()):
+        if not finite(probe.signal):
             raise Diverged(
                 f"A loss at {site.path} is not finite in step {self.steps} (sigma {memory.sigma:.3g})",
                 "Lower sigma or the learning rate",

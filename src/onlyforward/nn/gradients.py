@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -45,14 +46,17 @@ def graph_gradients(
 
 def deposit(engine: LikelihoodRatio, found: Mapping[nn.Parameter, Tensor]) -> None:
     """Add finished gradients to `p.grad`, as autograd does."""
+    if not all(map(finite, found.values())):
+        raise Diverged(
+            f"A gradient is not finite in step {engine.steps}", "Lower the learning rate or sigma", step=engine.steps
+        )
     for parameter, value in found.items():
-        if not bool(value.isfinite().all()):
-            raise Diverged(
-                f"A gradient is not finite in step {engine.steps}",
-                "Lower the learning rate or sigma",
-                step=engine.steps,
-            )
         parameter.grad = value if parameter.grad is None else parameter.grad + value
+
+
+def finite(value: Tensor) -> bool:
+    """Whether all numbers are finite: one sum, and a look at each number only where that overflows."""
+    return math.isfinite(float(value.sum())) or bool(value.isfinite().all())
 
 
 def add_gradient(found: dict[nn.Parameter, Tensor], parameter: nn.Parameter, value: Tensor) -> None:

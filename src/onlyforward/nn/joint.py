@@ -18,6 +18,7 @@ from onlyforward.core.checks import check_choice
 from onlyforward.core.errors import Diverged, UsageError
 from onlyforward.nn.activations import SiteProbe
 from onlyforward.nn.choices import choose_noise
+from onlyforward.nn.gradients import finite
 from onlyforward.nn.layout import Layout
 from onlyforward.nn.noise import SiteNoise
 from onlyforward.nn.recurrent import record_steps, step_sites
@@ -114,7 +115,7 @@ class Group:
         """Cotangents of every site in the perturbed run, weights included."""
         engine, begun = self.engine, self.begun
         signal = begun.objective.losses(self.run(), engine.copies, begun.data)
-        if not bool(signal.isfinite().all()):
+        if not finite(signal):
             raise Diverged(f"A loss is not finite in step {engine.steps}", "Lower sigma", step=engine.steps)
         engine.runs += signal.numel()
         for site in self.noisy:

@@ -8,30 +8,30 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from onlyforward.core.directions import Direction, Hadamard
+from onlyforward.core.directions import Direction, Hadamard, hadamard_matrix
 from onlyforward.core.keys import Key
+
+TABLE = 2048
+"""Widest Hadamard matrix that is kept whole (16 MB); wider ones are looked up bit by bit."""
 
 
 @lru_cache(maxsize=8)
-def parity_signs(width: int, dtype: torch.dtype) -> Tensor:
+def parity_signs(width: int) -> Tensor:
     """(-1)^popcount(i) for i < width."""
-    signs = torch.ones(1, dtype=dtype)
+    signs = torch.ones(1)
     while len(signs) < width:
         signs = torch.cat((signs, -signs))
     return signs
 
 
-@lru_cache(maxsize=64)
-def columns(count: int) -> Tensor:
-    """0..count-1."""
-    return torch.arange(count)
-
-
 def hadamard_block(rows: Tensor, size: int, like: Tensor) -> Tensor:
     """Rows of Sylvester's matrix, first `size` columns: (-1)^popcount(i and j), looked up."""
     width = 1 << max(0, size - 1).bit_length()
-    found = parity_signs(width, like.dtype)[rows[:, None] & columns(size)]
-    return found.to(like.device)
+    if width <= TABLE:
+        found = hadamard_matrix(width).index_select(0, rows)[:, :size]
+    else:
+        found = parity_signs(width)[rows[:, None] & torch.arange(size)]
+    return found.to(like)
 
 
 class SiteNoise:
@@ -80,5 +80,6 @@ class SiteNoise:
         """sum_m weight[m, b] score[m, b]: [b, *site]."""
         if not self.blocks:
             return self.direction.correlate(weight, self.key, self.shape, self.sigma)
-        total = sum(signs * (weight[at].T @ matrix) for at, matrix, signs in self.blocks)
-        return (total / self.sigma).reshape(self.shape)  # type: ignore[operator, union-attr]
+        pieces = [(weight[at].T @ matrix).mul_(signs) for at, matrix, signs in self.blocks]
+        total = pieces[0] if len(pieces) == 1 else torch.stack(pieces).sum(0)
+        return total.div_(self.sigma).reshape(self.shape)

@@ -18,6 +18,7 @@ from onlyforward.core.directions import direction
 from onlyforward.core.errors import Diverged, UsageError
 from onlyforward.nn.activations import chunk_copies
 from onlyforward.nn.choices import choose_noise
+from onlyforward.nn.gradients import finite
 from onlyforward.nn.layout import Layout
 from onlyforward.nn.sites import Site, WeightSite
 from onlyforward.nn.state import Memory
@@ -77,7 +78,7 @@ def allocated_delta(engine: LikelihoodRatio, begun: Started, site: Site, plan: P
         layout = Layout("ragged", 1, begun.data, index)
         moved = site.clean[index] + memory.sigma * noise
         losses = begun.objective.row_losses(engine.walk.resume(begun.tape, site, moved, layout), index)
-        if not bool(losses.isfinite().all()):
+        if not finite(losses):
             raise Diverged(f"A loss at {site.path} is not finite in step {engine.steps}", "Lower sigma", site=site.path)
         weight = (losses - begun.clean[index]) / plan.counts.to(index.device)[index]
         score = kind.score(noise, memory.sigma)

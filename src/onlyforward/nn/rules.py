@@ -55,8 +55,10 @@ def local_vjp(module: nn.Module, inputs: tuple[Any, ...], delta: Tensor) -> dict
 @register_rule(nn.Linear, nn.modules.linear.NonDynamicallyQuantizableLinear)
 def linear(module: nn.Linear, inputs: tuple[Any, ...], delta: Tensor) -> dict[str, Tensor]:
     """DW = sum_r delta_r x_r^T, db = sum_r delta_r: one matrix product over rows and positions."""
-    rows = delta.reshape(-1, module.out_features)
-    found = {"weight": rows.T @ inputs[0].reshape(-1, module.in_features)}
+    rows, x = delta, inputs[0]
+    if delta.dim() != 2:
+        rows, x = delta.reshape(-1, module.out_features), x.reshape(-1, module.in_features)
+    found = {"weight": rows.T @ x}
     if module.bias is not None:
         found["bias"] = rows.sum(0)
     return found

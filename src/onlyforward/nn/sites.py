@@ -172,6 +172,11 @@ def trained_names(module: nn.Module) -> tuple[str, ...]:
     return tuple(name for name, p in module.named_parameters() if p.requires_grad)
 
 
+def learns(module: nn.Module) -> bool:
+    """Whether any parameter of a unit requires a gradient."""
+    return any(p.requires_grad for p in module.parameters())
+
+
 def is_unit(module: nn.Module) -> bool:
     """Whether a module is perturbed as one: it owns parameters and holds at most one other module that does."""
     if type(module) in RECURRENT or not any(True for _ in module.parameters(recurse=False)):

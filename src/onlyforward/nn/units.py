@@ -11,7 +11,7 @@ from torch import Tensor
 from onlyforward.nn.flow import local_sites, record_last
 from onlyforward.nn.layout import first
 from onlyforward.nn.recurrent import record_steps, step_sites
-from onlyforward.nn.sites import RECURRENT, Call, Site, channel_site, trained_names, weight_site
+from onlyforward.nn.sites import RECURRENT, Call, Site, channel_site, learns, trained_names, weight_site
 
 
 def record(call: Call, kind: str, forward: Callable[..., Any]) -> Any:
@@ -63,13 +63,12 @@ def detached(value: Any) -> Any:
 
 def sites_of(call: Call, kind: str) -> Iterable[Site]:
     """Where noise can enter a recorded call under its planned kind."""
-    names = trained_names(call.module)
-    if kind in ("bp", "exact", "frozen") or (not names and call.graph is None):
+    if kind in ("bp", "exact", "frozen") or (call.graph is None and not learns(call.module)):
         return []
     if kind == "channel":
         return [channel_site(call.path, call)]
     if kind == "weights":
-        return [weight_site(call.path, call, names)]
+        return [weight_site(call.path, call, trained_names(call.module))]
     if kind == "local":
         return local_sites(call)
     if call.state is not None:

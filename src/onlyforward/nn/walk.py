@@ -7,7 +7,7 @@ bypasses the site, a skip or a hidden state, has its n b rows as well.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,11 +18,14 @@ from torch.func import functional_call, vmap
 
 from onlyforward.core.errors import UsageError
 from onlyforward.core.keys import Key
+from onlyforward.nn.fused import untouched
 from onlyforward.nn.layout import Layout
 from onlyforward.nn.recurrent import expanded_output, run_steps
 from onlyforward.nn.sites import RECURRENT, Call, Site, WeightSite, is_unit
 from onlyforward.nn.units import record
 
+FRESH = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+"""Modules whose output is a tensor of its own."""
 DROPOUT = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)
 
 
@@ -81,6 +84,7 @@ class Walk:
         self.model = unwrapped(model)
         self.decide = decide
         self.parts = [make_part(path, module) for path, module in flattened(self.model)]
+        self.watched = [(path, module) for path, module in self.model.named_modules() if couples(module)]
 
     # The clean run ---------------------------------------------------------------------------------------------------
 
@@ -122,6 +126,8 @@ class Walk:
             return unit(part.path, part.module, part.module.forward, arguments, {})
         if isinstance(part.module, DROPOUT):
             return dropout(part.path, part.module, arguments[0])
+        if not part.units and not part.dropouts:
+            return part.module(*arguments)
         with patched(part, unit, dropout):
             return part.module(*arguments)
 
@@ -134,8 +140,18 @@ class Walk:
         value = (
             site.outcome(rows, layout) if part.whole and not part.loose else self.replay(tape, part, site, rows, layout)
         )
-        for later in range(index + 1, len(self.parts)):
-            value = self.run_part(tape, self.parts[later], (value,), layout)
+        return self.finish(tape, value, index + 1, layout, own=part.whole and type(site) is Site)
+
+    def finish(self, tape: Tape, value: Any, begin: int, layout: Layout, *, own: bool = True) -> Any:
+        """Run the parts from `begin` on; a value that is this run's own may be overwritten by a rectifier."""
+        own = own and layout.flat
+        for part in self.parts[begin:]:
+            module = part.module
+            if own and type(module) is nn.ReLU and untouched(module):
+                torch.relu_(value)
+                continue
+            value = self.run_part(tape, part, (value,), layout)
+            own = layout.flat and type(module) in FRESH and untouched(module)
         return value
 
     def run_part(self, tape: Tape, part: Part, arguments: tuple[Any, ...], layout: Layout) -> Any:
@@ -287,14 +303,19 @@ def make_part(path: str, module: nn.Module) -> Part:
     return Part(path, module, units, dropouts, tuple(loose))
 
 
-def check_modes(model: nn.Module) -> None:
+def couples(module: nn.Module) -> bool:
+    """Whether a module may couple data, or drop out unseen, in training mode."""
+    return isinstance(module, nn.modules.batchnorm._BatchNorm) or isinstance(getattr(module, "dropout", None), float)
+
+
+def check_modes(watched: Iterable[tuple[str, nn.Module]]) -> None:
     """Refuse modes in which a datum's loss is not its own.
 
     Raises:
         UsageError: BatchNorm in training mode couples the data of a batch; dropout inside attention or recurrent
             modules cannot be held fixed over the copies.
     """
-    for path, module in model.named_modules():
+    for path, module in watched:
         if not module.training:
             continue
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
@@ -302,7 +323,7 @@ def check_modes(model: nn.Module) -> None:
                 f"{path} ({type(module).__name__}) is in training mode, where each loss depends on the whole batch",
                 "Call .eval() on it, plan it as bp with everything behind it, or take GroupNorm",
             )
-        if isinstance(getattr(module, "dropout", None), float) and module.dropout > 0:
+        if float(module.dropout) > 0:  # type: ignore[arg-type]
             raise UsageError(
                 f"{path} ({type(module).__name__}) drops out inside itself",
                 "Set its dropout to 0 or call .eval() on it",
