@@ -46,7 +46,6 @@ def clean_losses(
         raise Diverged(f"The loss is not finite in step {engine.steps}", "Lower the learning rate", step=engine.steps)
     engine.runs += data
     engine.data = data
-    wanted = slope is not None and engine.allocation is not None
     return losses, None if slope is None or engine.allocation is None else slope.flatten(1).norm(dim=1)
 
 

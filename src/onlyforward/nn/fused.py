@@ -88,7 +88,7 @@ class Fused:
         return (pieces[0] if len(pieces) == 1 else torch.cat(pieces)).reshape(-1, *self.shape)
 
     def piece(self, block: Block, matrix: Tensor, sign: int) -> Tensor:
-        """m + sign H c of some rows of the matrix."""
+        """The middle plus sign H change, for some rows of the matrix."""
         if self.linear:
             return F.linear(matrix if sign > 0 else -matrix, block.change, block.middle)
         return torch.addcmul(block.middle, matrix.reshape(-1, 1, *self.shape), block.change, value=sign)

@@ -57,12 +57,9 @@ class Layout:
             return x * mask[self.index]
         if self.kind == "rows":
             return (x.unflatten(0, (self.copies, -1)) * mask).flatten(0, 1)
+        if self.kind == "stack" and x.dim() > mask.dim() and x.stride(0) == 0:
+            return (x[0] * mask).expand_as(x)  # before the site all copies are one tensor
         return x * mask
-
-
-def repeated(value: Tensor, copies: int) -> Tensor:
-    """[b, ...] -> [n b, ...]."""
-    return value.expand(copies, *value.shape).flatten(0, 1) if copies > 1 else value
 
 
 def first(value: Any) -> Tensor:

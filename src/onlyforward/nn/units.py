@@ -50,6 +50,8 @@ def record(call: Call, kind: str, forward: Callable[..., Any]) -> Any:
 
 def without_graph(forward: Callable[..., Any], call: Call) -> Any:
     """The unit's output without a graph."""
+    if not torch.is_grad_enabled():
+        return forward(*call.inputs, **call.named)
     with torch.no_grad():
         return forward(*call.inputs, **call.named)
 
@@ -58,7 +60,7 @@ def detached(value: Any) -> Any:
     """Tensors without their graphs."""
     if isinstance(value, (tuple, list)):
         return type(value)(detached(item) for item in value)
-    return value.detach() if isinstance(value, Tensor) else value
+    return value.detach() if isinstance(value, Tensor) and value.requires_grad else value
 
 
 def sites_of(call: Call, kind: str) -> Iterable[Site]:

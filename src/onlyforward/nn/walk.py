@@ -92,11 +92,12 @@ class Walk:
         """Run the network once, unperturbed; with `graphs` what follows a backpropagated unit joins its graph."""
         tape = Tape(data=len(inputs[0]))
         value: Any = inputs
-        for index, part in enumerate(self.parts):
-            arguments = value if isinstance(value, tuple) and index == 0 else (value,)
-            tape.inputs.append(arguments)
-            with torch.set_grad_enabled(graphs):
-                value = self.record_part(tape, index, part, arguments, key)
+        with torch.set_grad_enabled(graphs):
+            for index, part in enumerate(self.parts):
+                arguments = value if isinstance(value, tuple) and index == 0 else (value,)
+                tape.inputs.append(arguments)
+                plain = not (part.units or part.dropouts)
+                value = part.module(*arguments) if plain else self.record_part(tape, index, part, arguments, key)
         tape.output = value
         return tape
 
@@ -126,8 +127,6 @@ class Walk:
             return unit(part.path, part.module, part.module.forward, arguments, {})
         if isinstance(part.module, DROPOUT):
             return dropout(part.path, part.module, arguments[0])
-        if not part.units and not part.dropouts:
-            return part.module(*arguments)
         with patched(part, unit, dropout):
             return part.module(*arguments)
 
