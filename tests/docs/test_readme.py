@@ -20,6 +20,8 @@ def test_every_python_block_of_the_documents_runs(name, number, code, capsys, tm
         numbers = [float(word) for word in re.findall(r"-?\d+\.\d+", printed)]
         if number == 0:
             assert numbers[1] >= 0.9
+            assert "gradient through sign" in printed
+            assert numbers[2] > 0.001
         else:
             assert abs(numbers[0] - 0.93) < 0.2
             assert numbers[1] > 0.1

@@ -101,7 +101,7 @@ def picked(target: Any, index: Tensor) -> Any:
 def repeat_target(target: Any, copies: int) -> Any:
     """The target of n copies."""
     if isinstance(target, Tensor):
-        return target.repeat(copies, *[1] * (target.dim() - 1)) if copies > 1 else target
+        return torch.cat([target] * copies) if copies > 1 else target
     if isinstance(target, (tuple, list)):
         return type(target)(repeat_target(item, copies) for item in target)
     return target

@@ -64,8 +64,8 @@ def macs(call: Call) -> float:
     return float(out.numel() // out.shape[-1] * matrices)
 
 
-def count_costs(calls: Sequence[Call], sites: Iterable[tuple[Call, Site]], data: int) -> Costs:
-    """Costs of a recorded run."""
+def count_costs(calls: Sequence[Call], sites: Iterable[tuple[Call, Site]], data: int, visits: float = 1.0) -> Costs:
+    """Costs of a recorded run; a time step of which only a share is visited costs that share."""
     each = [macs(call) for call in calls]
     suffix, pull = {}, {}
     for call, site in sites:
@@ -84,7 +84,8 @@ def count_costs(calls: Sequence[Call], sites: Iterable[tuple[Call, Site]], data:
             behind += each[index] * (left + later) / steps
         if site.shared:
             behind += each[index] if index >= 0 else sum(each)
-        suffix[site.path] = behind
-        pull[site.path] = each[index] * share if index >= 0 else 0.0
+        seen = visits if call.state is not None else 1.0
+        suffix[site.path] = behind * seen
+        pull[site.path] = each[index] * share * seen if index >= 0 else 0.0
     width = max((first(call.output).numel() // max(1, data) for call in calls), default=1)
     return Costs(sum(each), suffix, pull, width)

@@ -12,7 +12,6 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from onlyforward.core.checks import check_choice, check_range
@@ -20,6 +19,7 @@ from onlyforward.core.directions import KINDS, Direction, direction
 from onlyforward.core.errors import Diverged, UsageError
 from onlyforward.core.keys import Key
 from onlyforward.nn.activations import Group, LossFn, Objective, SiteProbe, run_site
+from onlyforward.nn.asktell import Asked, ask, tell
 from onlyforward.nn.cache import CACHES, Ledger, RunningNoise, site_noise
 from onlyforward.nn.choices import RECHECK, choose_noise, choose_pairing
 from onlyforward.nn.clean import check_flow, clean_losses
@@ -27,20 +27,21 @@ from onlyforward.nn.costs import Costs, count_costs
 from onlyforward.nn.credit import GraphCredit, PositionCredit, credited, edges_of, position_credit
 from onlyforward.nn.gradients import deposit, finite, quiet, take
 from onlyforward.nn.joint import check_injection, joint_deltas
-from onlyforward.nn.learned import Slopes, site_axis
-from onlyforward.nn.levels import MODES, Levels, level_name, mean_level
+from onlyforward.nn.learned import Slopes
+from onlyforward.nn.levels import MODES, Levels
 from onlyforward.nn.noise import SiteNoise
 from onlyforward.nn.pilots import copies_for, site_kappa
 from onlyforward.nn.plan import check_plan, planned
 from onlyforward.nn.ragged import check_allocation, ragged_deltas
 from onlyforward.nn.sites import RECURRENT, Call, Site
 from onlyforward.nn.state import Memory, Started, site_stats
-from onlyforward.nn.units import loose_site, sites_of
+from onlyforward.nn.units import loose_site, sites_of, visited
 from onlyforward.nn.walk import Tape, Walk, check_modes
+from onlyforward.nn.weights import BASELINES, level, weights
 
-BASELINES = ("clean", "loo", "ema", "none")
 CREDITS = ("auto", "causal", "none")
 PAIRINGS = ("auto", "pairs", "single")
+FAILS = ("raise", "warn", "skip")
 MEASUREMENTS = 8
 """Independent pilot estimates behind a measured kappa."""
 
@@ -71,6 +72,9 @@ class LikelihoodRatio:
         sigma_rate: learning rate of log sigma.
         sigma_per: site or channel: what learns a level of its own; calls and time steps of a module share theirs.
         flow: full, or local: recurrent modules keep one time step's states, for networks that read the last output.
+        visits: share of a recurrent module's time steps that are perturbed in a step, drawn anew each time; their
+            gradients are divided by it, so the estimate stays unbiased.
+        fail: raise, warn or skip: what a module whose local rule does not work leads to.
         group: workers that share the copies, see `activations.Group`.
         force: allow noise that is no likelihood ratio with a loss that cannot be differentiated.
 
@@ -102,6 +106,8 @@ class LikelihoodRatio:
         sigma_per: str = "site",
         group: Group | None = None,
         flow: str = "full",
+        visits: float = 1.0,
+        fail: str = "raise",
     ) -> None:
         check_range(copies, name="copies", low=2, why="one run has nothing to be compared with")
         if pairing == "pairs" and copies % 2:
@@ -116,6 +122,9 @@ class LikelihoodRatio:
         self.credit = credit if isinstance(credit, Tensor) else check_choice(credit, CREDITS, name="credit")
         self.reference = reference
         self.flow = check_choice(flow, ("full", "local"), name="flow")
+        self.visits = check_range(visits, name="visits", low=0.0, high=1.0, open_low=True)
+        self.fail = check_choice(fail, FAILS, name="fail")
+        self.asked: Asked | None = None
         self.walk = Walk(model, self.recorded_as)
         self.model = self.walk.model
         check_plan(self.plan, self.model)
@@ -222,7 +231,7 @@ class LikelihoodRatio:
             objective = Objective(loss_fn, inputs[-1])
             clean, residual = clean_losses(self, tape, objective, found)
             if self.costs is None:
-                self.costs = count_costs(tape.calls, self.sites(tape), tape.data)
+                self.costs = count_costs(tape.calls, self.sites(tape, every=True), tape.data, self.visits)
                 check_flow(self, tape, inputs[:-1])
             places = self.sites(tape)
             objective.width = self.costs.width
@@ -258,8 +267,8 @@ class LikelihoodRatio:
                 self.measure(begun, call, site)
         return self.stats
 
-    def sites(self, tape: Tape) -> Iterator[tuple[Call, Site]]:
-        """Sites of the clean run in forward order."""
+    def sites(self, tape: Tape, *, every: bool = False) -> Iterator[tuple[Call, Site]]:
+        """Sites of the clean run in forward order: those visited in this step, or every one."""
         for index, part in enumerate(self.walk.parts):
             if part.loose:
                 kind = planned(self.plan, part.path) or "weights"
@@ -269,12 +278,17 @@ class LikelihoodRatio:
         for call in tape.calls:
             path = call.path.partition("#")[0]
             kind = self.recorded_as(path) if self.flow == "local" else self.kind_of(path)
-            for site in sites_of(call, kind if self.kind_of(path) != "exact" else "exact"):
+            found = sites_of(call, kind if self.kind_of(path) != "exact" else "exact")
+            for site in (
+                found if every or self.visits == 1 else visited(call, found, self.visits, self.seed, self.steps)
+            ):
                 yield call, site
 
     def probe(self, tape: Tape, call: Call, site: Site, objective: Objective, clean: Tensor, key: Key) -> SiteProbe:
         """Run the copies of one site."""
-        memory = self.memory.setdefault(site.path, Memory(dimension=site.clean[0].numel()))
+        memory = self.memory.get(site.path)
+        if memory is None:
+            memory = self.memory[site.path] = Memory(dimension=site.clean[0].numel())
         if not memory.noise:
             choose_noise(self, tape, site, objective, memory, key)
         if memory.paired is None or (self.pairing == "auto" and self.steps % RECHECK == 0):
@@ -282,7 +296,7 @@ class LikelihoodRatio:
         paired = bool(memory.paired)
         copies = self.copies_at(site.path)
         drawn = copies // 2 if paired else copies
-        sigma = self.level(site, memory)
+        sigma = level(self, site, memory)
         noise = site_noise(
             "seed" if site.shared else self.cache,
             self.kind(memory),
@@ -319,7 +333,7 @@ class LikelihoodRatio:
 
     def site_noise(self, site: Site, memory: Memory, key: Key, drawn: int) -> SiteNoise:
         """The directions of a site in this step."""
-        return SiteNoise(self.kind(memory), key, drawn, self.noise_shape(site), self.level(site, memory), site.clean)
+        return SiteNoise(self.kind(memory), key, drawn, self.noise_shape(site), level(self, site, memory), site.clean)
 
     def noise_shape(self, site: Site) -> tuple[int, ...]:
         """[b, *site], or [b positions, ...] where each position has losses of its own."""
@@ -332,34 +346,21 @@ class LikelihoodRatio:
         """The direction object of a site."""
         return direction(memory.noise)
 
-    def level(self, site: Site, memory: Memory) -> float | Tensor:
-        """Sigma of a site, noted in its memory: fixed, learned, or a share of its root mean square."""
-        level: float | Tensor
-        if self.levels is not None and (name := level_name(site.path)) in self.levels.sigma:
-            level = self.levels.at(name, site_axis(site), site.clean)
-        elif self.sigma not in ("auto", *MODES):
-            level = max(float(self.sigma), self.sigma_floor)
-        else:
-            size = site.clean.numel() ** -0.5 * float(torch.linalg.vector_norm(site.clean))
-            level = max(memory.scale * (size or 1.0), self.sigma_floor)
-        memory.sigma = mean_level(level)
-        return level
-
     def weights(self, probe: SiteProbe) -> Tensor:
-        """Weights [n, b] of a probe's signal: pairs, or the chosen baseline."""
-        signal = probe.signal
-        n = len(signal)
-        if probe.paired:
-            half = (signal[: n // 2] - signal[n // 2 :]) / (2 * n)
-            return torch.cat((half, -half))
-        if self.baseline == "loo":
-            return (signal - signal.mean(0)) / (n - 1)
-        if self.baseline == "ema":
-            memory = self.memory[probe.site]
-            before = memory.ema if memory.ema is not None else float(probe.clean.mean())
-            memory.ema = 0.9 * before + 0.1 * float(signal.mean())
-            return (signal - before) / n
-        return (signal - probe.clean) / n if self.baseline == "clean" else signal / n
+        """Weights [n, b] of a probe's signal: see `weights.weights`."""
+        return weights(self, probe)
+
+    def ask(self, *inputs: Any) -> Tensor:
+        """Outputs [R, ...] of the clean run and all copies, for losses made elsewhere; data: `asked.index` [R]."""
+        self.asked = ask(self, inputs)
+        return self.asked.outputs
+
+    def tell(self, losses: Tensor) -> Tensor:
+        """Fill `p.grad` from one loss per row of what was asked [R]; returns the mean clean loss."""
+        if self.asked is None:
+            raise UsageError("tell got losses that nothing asked for", "Call ask(*inputs) first")
+        asked, self.asked = self.asked, None
+        return tell(self, asked, losses)
 
     # What it costs ---------------------------------------------------------------------------------------------------
 

@@ -98,7 +98,13 @@ def fused(walk: Walk, site: Site, noise: SiteNoise) -> Fused | None:
     """The way past the parts behind a site, or None where the noise or the site is of another kind."""
     part = walk.parts[site.call.part]
     plain = type(site) is Site and type(noise) is SiteNoise and bool(noise.blocks) and noise.shape == site.clean.shape
-    if not plain or not part.whole or part.loose or not isinstance(site.call.output, Tensor):
+    if (
+        not plain
+        or isinstance(noise.sigma, Tensor)
+        or not part.whole
+        or part.loose
+        or not isinstance(site.call.output, Tensor)
+    ):
         return None
     index = site.call.part + 1
     behind = leading(walk.parts[index:])

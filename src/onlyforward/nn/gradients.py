@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from onlyforward.core.errors import Diverged
+from onlyforward.core.errors import Diverged, UsageError
 from onlyforward.nn.plan import planned
 from onlyforward.nn.sites import Site
 
@@ -23,10 +24,29 @@ def take(engine: LikelihoodRatio, site: Site, delta: Tensor, found: dict[nn.Para
     if site.call.graph is not None:
         graph_gradients(engine, site.call.graph, delta / data, found)
         return
-    for name, value in site.pull(delta / data).items():
+    for name, value in pulled(engine, site, delta / (data * site.share)).items():
         parameter = site.call.module.get_parameter(name)
         if parameter.requires_grad:
             add_gradient(found, parameter, value)
+
+
+def pulled(engine: LikelihoodRatio, site: Site, delta: Tensor) -> Mapping[str, Tensor]:
+    """The site's local rule, or what the engine's `fail` says where it does not work.
+
+    Raises:
+        UsageError: the rule does not work and `fail` is "raise".
+    """
+    try:
+        return site.pull(delta)
+    except (RuntimeError, TypeError, NotImplementedError) as error:
+        kind = type(site.call.module).__name__
+        told = f"The local rule of {site.path} ({kind}) does not work: {str(error).splitlines()[0]}"
+        hint = f"Write one: @onlyforward.register_rule({kind}), or plan it as weights, bp or frozen"
+        if engine.fail == "raise":
+            raise UsageError(told, hint) from error
+        if engine.fail == "warn":
+            warnings.warn(f"{told}; it is not trained. {hint}", stacklevel=2)
+        return {}
 
 
 def graph_gradients(

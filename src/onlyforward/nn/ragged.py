@@ -22,6 +22,7 @@ from onlyforward.nn.gradients import finite
 from onlyforward.nn.layout import Layout
 from onlyforward.nn.sites import Site, WeightSite
 from onlyforward.nn.state import Memory
+from onlyforward.nn.weights import level
 
 if TYPE_CHECKING:
     from onlyforward.nn.engine import LikelihoodRatio
@@ -66,7 +67,7 @@ def allocated_delta(engine: LikelihoodRatio, begun: Started, site: Site, plan: P
     if not memory.noise:
         choose_noise(engine, begun.tape, site, begun.objective, memory, begun.key)
     memory.paired = False
-    engine.level(site, memory)
+    level(engine, site, memory)
     kind = direction(INDEPENDENT.get(memory.noise, memory.noise))
     delta = torch.zeros_like(site.clean)
     rows = len(plan.index)

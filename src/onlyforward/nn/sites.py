@@ -52,12 +52,14 @@ class Site:
         call: where in the clean run.
         clean: what noise is added to: [b, *site].
         shared: whether all data of a copy share their noise; `clean` is then [1, P].
+        share: of the steps in which the site is visited.
     """
 
     path: str
     call: Call
     clean: Tensor
     shared: bool = False
+    share: float = field(default=1.0, kw_only=True)
 
     def outcome(self, rows: Tensor, layout: Layout) -> Any:
         """The module's output in the given layout, when `clean` is replaced by rows [n, b, *site]."""

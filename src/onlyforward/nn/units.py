@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from onlyforward.core.keys import Key
 from onlyforward.nn.flow import local_sites, record_last
 from onlyforward.nn.layout import first
 from onlyforward.nn.recurrent import record_steps, step_sites
@@ -76,6 +77,19 @@ def sites_of(call: Call, kind: str) -> Iterable[Site]:
     if call.state is not None:
         return step_sites(call)
     return [Site(call.path, call, first(call.output))]
+
+
+def visited(call: Call, sites: Iterable[Site], share: float, run: int, step: int) -> Iterable[Site]:
+    """A random share of the time steps of a recurrent call, at least one; other calls keep their only site."""
+    if call.state is None:
+        return sites
+    steps = list(sites)
+    count = max(1, round(share * len(steps)))
+    key = Key(run=run, step=step, site=f"visits/{call.path}")
+    chosen = torch.randperm(len(steps), generator=key.generator())[:count].sort().values.tolist()
+    for index in chosen:
+        steps[index].share = count / len(steps)
+    return [steps[index] for index in chosen]
 
 
 def loose_site(part: Any, index: int) -> Site | None:

@@ -12,6 +12,7 @@ import torch
 from onlyforward.data.nets import build
 from onlyforward.data.sets import load
 from onlyforward.nn.engine import LikelihoodRatio
+from onlyforward.train.bench_alr import recurrent_peak
 from onlyforward.train.loop import cross_entropy
 from onlyforward.train.peers import Backprop
 
@@ -44,16 +45,16 @@ def stepper(model: nn.Module, engine: Any, data: Dataset, batch: int) -> Callabl
 
 
 def medians(arms: Mapping[str, Callable[[], None]]) -> dict[str, float]:
-    """Median milliseconds of each arm, one call of each in turn."""
+    """Median milliseconds of each arm, one call of each in turn; CPU time, which other processes do not stretch."""
     for step in arms.values():
         for _ in range(WARM):
             step()
     spent: dict[str, list[float]] = {name: [] for name in arms}
     for _ in range(STEPS):
         for name, step in arms.items():
-            begin = time.perf_counter()
+            begin = time.thread_time()
             step()
-            spent[name].append(1e3 * (time.perf_counter() - begin))
+            spent[name].append(1e3 * (time.thread_time() - begin))
     return {name: statistics.median(values) for name, values in spent.items()}
 
 
@@ -72,49 +73,33 @@ def speed(options: BenchOptions, context: Context, result: Result) -> None:
     mnist, digits = load("mnist", limit=12_800), load("digits")
     rows: list[list[Any]] = []
 
-    def note(name: str, ratio: float, what: str, top: float, bottom: float) -> None:
-        result.metric(f"speed_{name}", ratio, timing=True)
-        rows.append([what, top, bottom, ratio])
+    def note(name: str, what: str, top: float, bottom: float) -> None:
+        result.metric(f"speed_{name}", top / bottom, timing=True)
+        rows.append([what, top, bottom, top / bottom])
 
     times = medians(engines("mlp", mnist, 64, {"lr16": {"copies": 16}, "lr128": {"copies": 128, "pairing": "single"}}))
-    note(
-        "mnist16_over_bp",
-        times["lr16"] / times["bp"],
-        "MNIST MLP, 16 copies, over backpropagation",
-        times["lr16"],
-        times["bp"],
-    )
-    note(
-        "mnist128_over_bp",
-        times["lr128"] / times["bp"],
-        "MNIST MLP, all 128 directions, over backpropagation",
-        times["lr128"],
-        times["bp"],
-    )
+    note("mnist16_over_bp", "MNIST MLP, 16 copies, over backpropagation", times["lr16"], times["bp"])
+    note("mnist128_over_bp", "MNIST MLP, all 128 directions, over backpropagation", times["lr128"], times["bp"])
     times = medians(engines("lenet", mnist, 64, {"lr32": {"copies": 32}}))
-    note(
-        "lenet32_over_bp",
-        times["lr32"] / times["bp"],
-        "LeNet, 32 copies, over backpropagation",
-        times["lr32"],
-        times["bp"],
-    )
+    note("lenet32_over_bp", "LeNet, 32 copies, over backpropagation", times["lr32"], times["bp"])
     kinds = {"hadamard": {"copies": 64, "noise": "hadamard"}, "gaussian": {"copies": 64, "noise": "gaussian"}}
-    arms = engines("mlp", digits, 64, kinds)
-    times = medians(arms)
-    note(
-        "hadamard_over_gaussian",
-        times["hadamard"] / times["gaussian"],
-        "Digits MLP, 64 copies, Hadamard over Gaussian noise",
-        times["hadamard"],
-        times["gaussian"],
-    )
+    times = medians(engines("mlp", digits, 64, kinds))
+    what = "Digits MLP, 64 copies, Hadamard over Gaussian noise"
+    note("hadamard_over_gaussian", what, times["hadamard"], times["gaussian"])
     copies_over_forward(digits, note)
     result.table(
         "speed: ratios of whole training steps, one thread",
         ["what", "ours [ms]", "compared with [ms]", "ratio [ms/ms]"],
         rows,
-        f"Medians of {STEPS} steps, arms in turn in one process, batch 64, Adam included.",
+        f"Medians of {STEPS} steps in CPU time of the thread, arms in turn in one process, batch 64, Adam included.",
+    )
+    peaks = {(arm, steps): recurrent_peak(arm, steps) for arm in ("lr", "bp") for steps in (50, 200)}
+    result.metric("speed_lstm_memory_ratio", peaks["lr", 200] / peaks["lr", 50])
+    result.table(
+        "speed: peak memory of one LSTM step above model and data",
+        ["method", "T = 50 [MB]", "T = 200 [MB]", "ratio [MB/MB]"],
+        [[arm, peaks[arm, 50] / 1e6, peaks[arm, 200] / 1e6, peaks[arm, 200] / peaks[arm, 50]] for arm in ("lr", "bp")],
+        "Local flow keeps one time step; backpropagation through time keeps all of them.",
     )
 
 
@@ -134,10 +119,5 @@ def copies_over_forward(data: Dataset, note: Callable[..., None]) -> None:
         engine.backward(cross_entropy, x, y)
 
     times = medians({"step": step, "forward": forward})
-    note(
-        "copies_over_forward",
-        times["step"] / times["forward"],
-        "Digits MLP, a whole gradient with 64 copies, over one forward run of 64 x 64 rows",
-        times["step"],
-        times["forward"],
-    )
+    what = "Digits MLP, a whole gradient with 64 copies, over one forward run of 64 x 64 rows"
+    note("copies_over_forward", what, times["step"], times["forward"])
