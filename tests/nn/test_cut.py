@@ -62,3 +62,44 @@ def test_wrong_settings_are_named(options, reason):
 def test_outputs_without_rows_are_named():
     with pytest.raises(UsageError, match=r"Return \[b\]"):
         of.cut(torch.sum, torch.randn(2, 3))
+
+
+def test_a_surrogate_takes_variance_away_and_leaves_the_mean():
+    """A slope as control variate: even a wrong one leaves the mean alone, and a good one shrinks the spread."""
+    z = torch.linspace(-1, 1, 5, dtype=torch.float64)[:, None].requires_grad_()
+    exact = 2 + 0.2 * torch.distributions.Normal(0.0, 0.5).log_prob(z.detach()).exp()
+
+    def draws(**settings):
+        found = []
+        for run in range(300):
+            z.grad = None
+            out = of.cut(lambda v: 2 * v + 0.1 * v.sign(), z, copies=16, sigma=0.5, key=Key(run=run), **settings)
+            out.sum().backward()
+            found.append(z.grad.clone())
+        return torch.stack(found)
+
+    plain, good, wrong = draws(), draws(surrogate=lambda v: 2 * v), draws(surrogate=lambda v: -v)
+    for estimates in (plain, good, wrong):
+        error = (estimates.mean(0) - exact).abs() / (estimates.std(0) / 300**0.5)
+        assert error.max() < 4.5
+    assert good.var(0).sum() < 0.1 * plain.var(0).sum()
+
+
+def test_a_threshold_takes_the_mean_score_of_each_side():
+    z = torch.tensor([[0.4, -0.7]], dtype=torch.float64, requires_grad=True)
+    exact = torch.distributions.Normal(0.0, 0.5).log_prob(z.detach() - 0.2).exp()
+
+    def draws(**settings):
+        found = []
+        for run in range(300):
+            z.grad = None
+            out = of.cut(lambda v: (v >= 0.2).double(), z, copies=16, sigma=0.5, key=Key(run=run), **settings)
+            out.sum().backward()
+            found.append(z.grad.clone())
+        return torch.stack(found)
+
+    plain, smooth = draws(), draws(threshold=0.2)
+    assert ((smooth.mean(0) - exact).abs() < 4.5 * smooth.std(0) / 300**0.5).all()
+    assert (smooth.var(0) < 0.9 * plain.var(0)).all()
+    with pytest.raises(UsageError, match="gaussian"):
+        of.cut(torch.sign, z, noise="laplace", threshold=0.2)

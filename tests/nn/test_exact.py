@@ -8,6 +8,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from onlyforward.data.modules import Spiking
 from onlyforward.nn.engine import LikelihoodRatio
 
 
@@ -75,6 +76,19 @@ class Positions(nn.Module):
         return self.head(torch.tanh(self.inner(x) + self.positions).mean(1))
 
 
+class Alone(nn.Module):
+    """GCNConv on a graph whose nodes hear themselves only: data that do not interact, so exact mode is exact."""
+
+    def __init__(self):
+        super().__init__()
+        conv = pytest.importorskip("torch_geometric.nn").GCNConv
+        self.first, self.second = (conv(a, b, add_self_loops=False) for a, b in ((5, 4), (4, 3)))
+        self.register_buffer("edges", torch.arange(4).repeat(2, 1))
+
+    def forward(self, x):
+        return self.second(torch.tanh(self.first(x, self.edges)), self.edges)
+
+
 def conv(layer, channels=4):
     return nn.Sequential(layer, nn.Tanh(), nn.Flatten(1), nn.LazyLinear(3))
 
@@ -110,6 +124,8 @@ MODELS = {
     "residual": lambda: (Residual(), (4, 5)),
     "tied": lambda: (Tied(), "words"),
     "own module": lambda: (nn.Sequential(nn.Linear(3, 4), Own(), nn.Tanh(), nn.Linear(4, 3)), (4, 3)),
+    "leaky integrators": lambda: (Spiking((5, 3), steps=3, leak=0.9), (4, 5)),
+    "graph convolution of nodes alone": lambda: (Alone(), (4, 5)),
     "loose parameter": lambda: (Positions(), (4, 3, 4)),
 }
 

@@ -78,7 +78,8 @@ class Recurrent(nn.Module):
         self.head = nn.Linear(units, classes)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits [b, classes]."""
+        """Logits [b, classes]; padding behind the longest text of the batch is cut off."""
+        x = x[:, : max(1, int((x != 0).sum(1).max()))]
         outputs, _ = self.recurrent(self.embedding(x))
         here = (x != 0).to(outputs)[..., None]
         return self.head((outputs * here).sum(1) / here.sum(1).clamp_min(1))

@@ -195,6 +195,7 @@ class Preset:
         copies: perturbed copies per datum and site.
         sigma: noise level; None is the engine's "auto".
         noise: direction kind; "auto" is the engine's choice.
+        visits: share of a recurrent module's time steps that are perturbed in a step.
         optimizer: adam, adamw or sgd.
         weight_decay: of the optimiser.
         clip: largest gradient norm; 0 is none.
@@ -207,6 +208,7 @@ class Preset:
     copies: int = 64
     sigma: float | None = None
     noise: str = "auto"
+    visits: float = 1.0
     optimizer: str = "adam"
     weight_decay: float = 0.0
     clip: float = 0.0
@@ -222,7 +224,7 @@ PRESETS: Mapping[tuple[str, str], Preset] = {
     ("lenet", "fashion"): Preset(epochs=1, lr=2e-3, copies=32),
     ("lstm", "digits"): Preset(epochs=40, lr=5e-3, copies=16, sigma=0.1, clip=1.0),
     ("gru", "digits"): Preset(epochs=40, lr=5e-3, copies=16, sigma=0.1, clip=1.0),
-    ("lstm", "sst2"): Preset(epochs=5, lr=2e-3, copies=16, sigma=0.1, clip=1.0),
+    ("lstm", "sst2"): Preset(epochs=5, lr=2e-3, copies=8, sigma=0.1, visits=0.1, clip=1.0),
     ("gcn", "cora"): Preset(epochs=200, batch=0, lr=1e-2, copies=16, sigma=0.1, weight_decay=5e-4),
     ("snn", "digits"): Preset(lr=2e-3, sigma=0.3, noise="gaussian"),
     ("transformer", "digits"): Preset(epochs=30, lr=2e-3, copies=32),

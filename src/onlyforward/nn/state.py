@@ -94,5 +94,5 @@ def site_stats(engine: LikelihoodRatio, path: str, memory: Memory) -> dict[str, 
         "even": memory.even,
         "sigma": memory.sigma,
         "runs": copies * engine.data,
-        "macs_over_bp": copies * costs.suffix[path] / (3 * max(costs.forward, 1.0)) if costs else 0.0,
+        "macs_over_bp": copies * costs.suffix.get(path, 0.0) / (3 * max(costs.forward, 1.0)) if costs else 0.0,
     }

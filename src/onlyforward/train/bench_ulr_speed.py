@@ -104,7 +104,7 @@ def speed(options: BenchOptions, context: Context, result: Result) -> None:
 
 
 def copies_over_forward(data: Dataset, note: Callable[..., None]) -> None:
-    """A likelihood-ratio gradient of 64 copies over one plain forward run of 64 x 64 rows of the same network."""
+    """64 copies of a site, and a whole gradient of them, over one plain forward run of 64 x 64 rows of the network."""
     net = build("mlp", data)
     engine = LikelihoodRatio(net, copies=64)
     x, y = data.x_train[:64], data.y_train[:64]
@@ -118,6 +118,16 @@ def copies_over_forward(data: Dataset, note: Callable[..., None]) -> None:
         net.zero_grad()
         engine.backward(cross_entropy, x, y)
 
-    times = medians({"step": step, "forward": forward})
-    what = "Digits MLP, a whole gradient with 64 copies, over one forward run of 64 x 64 rows"
-    note("copies_over_forward", what, times["step"], times["forward"])
+    step()
+    with engine.started(cross_entropy, x, y) as begun:
+        call, site = next(begun.places)
+
+        def copies() -> None:
+            probe = engine.probe(begun.tape, call, site, begun.objective, begun.clean, begun.key)
+            site.pull(probe.delta(engine.weights(probe)))
+
+        times = medians({"copies": copies, "forward": forward, "step": step})
+    what = "Digits MLP, 64 copies of the first layer (noise, runs, pull), over one forward run of 64 x 64 rows"
+    note("copies_over_forward", what, times["copies"], times["forward"])
+    what = "Digits MLP, a whole gradient with 64 copies a layer, over one forward run of 64 x 64 rows"
+    note("gradient_over_forward", what, times["step"], times["forward"])

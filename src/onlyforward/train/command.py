@@ -65,6 +65,9 @@ class Fit(Common):
     """1: gradients are made in a thread while the next batch runs, at weights one update old."""
     flow: str = "full"
     """local: recurrent layers keep one time step's states, for networks that read the last output."""
+    visits: float | None = None
+    """Share of a recurrent layer's time steps that are perturbed in a step, drawn anew each time (default: the
+    preset)."""
     sigma_mode: str = "fixed"
     """fixed, loss (levels descend the loss) or snr (levels ascend the signal-to-noise ratio)."""
     sigma_floor: float = 0.0

@@ -126,6 +126,7 @@ def chosen_settings(options: Any, data: Dataset) -> Chosen:
         copies=copies,
         sigma=base_sigma(options, base),
         noise=options.noise or base.noise,
+        visits=base.visits if options.visits is None else options.visits,
         baseline=options.baseline,
         pairing=options.pairing,
         plan=read_plan(options.plan) if options.plan else {},
@@ -173,7 +174,7 @@ def report(result: Result, model: nn.Module, method: Any, outcome: Outcome, data
     forwards, macs = cost(method)
     result.metric("accuracy", outcome.accuracy)
     if outcome.course.validation:
-        result.metric("validation_accuracy", outcome.course.validation[-1])
+        result.metric("validation_accuracy", max(outcome.course.validation))
     result.metric("train_loss", outcome.course.losses[-1])
     result.metric("forwards_per_step", forwards)
     result.metric("macs_over_bp", macs)

@@ -88,12 +88,14 @@ class Course:
     Attributes:
         losses: mean training loss of each epoch.
         validation: accuracy on a stored validation part after each epoch, where there is one.
+        best: parameters after the first epoch of the highest of these.
         seconds: of each step, the last ones.
         steps: done.
     """
 
     losses: list[float] = field(default_factory=list)
     validation: list[float] = field(default_factory=list)
+    best: dict[str, Tensor] = field(default_factory=dict)
     seconds: list[float] = field(default_factory=list)
     steps: int = 0
 
@@ -159,12 +161,22 @@ def train(
                 course.losses.append(totals[0])
                 totals[0] = 0.0
                 if data.x_validation is not None or "validation" in data.masks:
-                    course.validation.append(accuracy(model, data, "validation"))
+                    validate(model, data, course)
             course.steps = step + 1
             if context is not None:
                 context.save(step + 1, lambda: snapshot(model, optimizer, method, course, totals))
             tick(loss=loss)
+    if course.best:
+        model.load_state_dict(course.best)
     return course
+
+
+def validate(model: nn.Module, data: Dataset, course: Course) -> None:
+    """Note the accuracy on the stored validation part, and the parameters where it is the highest so far."""
+    found = accuracy(model, data, "validation")
+    if not course.validation or found > max(course.validation):
+        course.best = {name: value.clone() for name, value in model.state_dict().items()}
+    course.validation.append(found)
 
 
 def on_training_nodes(loss_fn: LossFn, data: Dataset) -> LossFn:
@@ -218,6 +230,7 @@ def snapshot(
     for index, parameter in enumerate(optimizer.param_groups[0]["params"]):
         for name, value in optimizer.state.get(parameter, {}).items():
             tensors[f"optimizer.{index}.{name}"] = torch.as_tensor(value)
+    tensors |= {f"best.{name}": value for name, value in course.best.items()}
     own = method.state() if hasattr(method, "state") else {"steps": method.steps, "runs": method.runs}
     data = {
         "method": own,
@@ -246,6 +259,7 @@ def restore(
         method.load_state(kept.data["method"])
     else:
         method.steps, method.runs = kept.data["method"]["steps"], kept.data["method"]["runs"]
+    course.best = {k.removeprefix("best."): v.clone() for k, v in kept.tensors.items() if k.startswith("best.")}
     course.losses, course.validation = list(kept.data["losses"]), list(kept.data["validation"])
     totals[0] = kept.data["total"]
     course.steps = kept.step

@@ -34,6 +34,7 @@ class Settings:
         force: see `LikelihoodRatio`.
         cache: see `LikelihoodRatio`.
         flow: see `LikelihoodRatio`.
+        visits: see `LikelihoodRatio`.
         sigma_mode: see `LikelihoodRatio`.
         sigma_floor: see `LikelihoodRatio`.
         injection: see `LikelihoodRatio`.
@@ -54,6 +55,7 @@ class Settings:
     force: bool = False
     cache: str = "seed"
     flow: str = "full"
+    visits: float = 1.0
     sigma_mode: str = "fixed"
     sigma_floor: float = 0.0
     injection: str = "layer"
@@ -83,6 +85,7 @@ def likelihood_ratio(model: nn.Module, s: Settings) -> Any:
         force=s.force,
         cache=s.cache,
         flow=s.flow,
+        visits=s.visits,
         sigma_mode=s.sigma_mode,
         sigma_floor=s.sigma_floor,
         group=s.group,

@@ -98,7 +98,7 @@ def train_arm(arm: Arm, model: str, data: Dataset, seed: int) -> tuple[float, fl
     if arm.change is not None:
         arm.change(net)
     base = preset(model, data.name)
-    own = {"sigma": base.sigma, "noise": base.noise} if arm.method in LIKELIHOOD_RATIOS else {}
+    own = {"sigma": base.sigma, "noise": base.noise, "visits": base.visits} if arm.method in LIKELIHOOD_RATIOS else {}
     settings = Settings(**{"copies": base.copies, "seed": seed, **own, **arm.settings})
     method = make_method(arm.method, net, settings)
     begin = time.perf_counter()
