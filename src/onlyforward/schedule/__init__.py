@@ -28,6 +28,11 @@ APPLICATION = Application(
 PUBLIC = {
     "Jobs": "onlyforward.schedule.jobs",
     "total_cost": "onlyforward.schedule.jobs",
+    "Piecewise": "onlyforward.schedule.cost",
+    "Table": "onlyforward.schedule.cost",
+    "sample": "onlyforward.schedule.cost",
+    "Solution": "onlyforward.schedule.solution",
+    "Network": "onlyforward.schedule.network",
     "solve": "onlyforward.schedule.pipeline",
     "check_certificate": "onlyforward.schedule.certificate",
     "bound": "onlyforward.schedule.dual",
