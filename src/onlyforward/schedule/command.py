@@ -113,7 +113,7 @@ class Verify(Instances):
 class Train(Common):
     """Train the start network on generated instances; `onlyforward resume DIR` continues."""
 
-    steps: int = 1500
+    steps: int = 400
     """Optimiser steps."""
     n_max: int = 200
     """Jobs of the largest training instance."""

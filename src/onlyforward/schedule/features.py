@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from onlyforward.schedule import rules
 from onlyforward.schedule.problem import Problem
 
 
@@ -19,11 +20,13 @@ class Features:
         rows: [n, 2, W], f_j at the window ends over the mean cost at the horizon; log(1 + released work / width).
         scalars: [n, 4], p_j/P, (r_j - start)/T, log(p_j n/P), log of the mean cost rate relative to all jobs'.
         closed: [n, W], windows that end at or before the release.
+        prior: [n], start of each job in the best dispatching rule's plan, as a share of the horizon.
     """
 
     rows: Tensor
     scalars: Tensor
     closed: Tensor
+    prior: Tensor
 
 
 def make_features(problem: Problem, windows: int) -> Features:
@@ -40,9 +43,18 @@ def make_features(problem: Problem, windows: int) -> Features:
     rate = np.log(np.maximum(cost[:, -1], 1e-4 * mean) / mean)
     scalars = np.stack([p / total, r / span, np.log(p * problem.n / total), rate], 1)
     closed = ends[None, :] - start <= r[:, None]
-    return Features(
-        torch.tensor(rows, dtype=torch.float32), torch.tensor(scalars, dtype=torch.float32), torch.tensor(closed)
-    )
+    numbers = (torch.tensor(array, dtype=torch.float32) for array in (rows, scalars, rule_starts(problem)))
+    curves, few, prior = numbers
+    return Features(curves, few, torch.tensor(closed), prior)
+
+
+def rule_starts(problem: Problem) -> np.ndarray:
+    """[n] starts in the best dispatching rule's plan, as shares of the horizon."""
+    order = rules.starts(problem, quick=True)[0][1]
+    start = problem.completion(order) - problem.p[order] - problem.start
+    found = np.empty(problem.n)
+    found[order] = start.astype(float) / float(problem.horizon - problem.start)
+    return found
 
 
 def cost_rows(problem: Problem, times: np.ndarray) -> np.ndarray:

@@ -1,7 +1,8 @@
 """The window-indexed network: jobs attend to one another; its head says in which window each should start.
 
 The idea (windows over the horizon, all non-decreasing costs, equivariant) is that of arXiv 2501.04253; layer
-sizes and the use of the output are derived.
+sizes and the use of the output are derived. The head corrects the best dispatching rule: a job's windows are a bell
+around its start in that rule's plan, moved and reshaped by what the network learned. Untrained it is the rule.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from onlyforward.schedule.problem import Problem
 
 WINDOWS = 128
 SHIPPED = Path(__file__).parent / "weights" / "default.safetensors"
+WIDTH = 0.05
+"""Standard deviation of an untrained bell, as a share of the horizon."""
 ALPHAS = tuple(k / 10 for k in range(1, 10))
 LIMIT = 2000
 """Jobs beyond which attention would cost more than it can give."""
@@ -42,25 +45,36 @@ class Network(nn.Module):
             64, 4, 256, dropout=0.0, activation="gelu", batch_first=True, norm_first=True
         )
         self.trunk = nn.TransformerEncoder(layer, 4, norm=nn.LayerNorm(64), enable_nested_tensor=False)
-        self.head = nn.Sequential(nn.Linear(64, 128), nn.GELU(), nn.Linear(128, windows))
+        self.head = nn.Sequential(nn.Linear(64, 128), nn.GELU(), nn.Linear(128, windows + 2))
+        nn.init.zeros_(self.head[2].weight)
+        nn.init.zeros_(self.head[2].bias)
 
-    def forward(self, rows: Tensor, scalars: Tensor, closed: Tensor, absent: Tensor | None = None) -> Tensor:
+    def forward(
+        self, rows: Tensor, scalars: Tensor, closed: Tensor, prior: Tensor, absent: Tensor | None = None
+    ) -> Tensor:
         """Logits [b, n, W] of the start windows.
 
         Args:
             rows: [b, n, 2, W].
             scalars: [b, n, 4].
             closed: [b, n, W], windows in which a job cannot start.
+            prior: [b, n], starts in the rule's plan.
             absent: [b, n], rows that only fill up a batch.
         """
         b, n = rows.shape[:2]
         token = self.curve(rows.flatten(0, 1)).view(b, n, -1) + self.numbers(scalars)
-        logits: Tensor = self.head(self.trunk(token, src_key_padding_mask=absent))
-        return logits.masked_fill(closed, -30.0)
+        found: Tensor = self.head(self.trunk(token, src_key_padding_mask=absent))
+        centre = (torch.arange(self.windows, dtype=found.dtype) + 0.5) / self.windows
+        width = WIDTH * found[..., -1:].clamp(-3, 2).exp()
+        bell = ((centre - prior[..., None] - found[..., -2:-1]) / width) ** 2 / 2
+        # Bounded, so that no job is ever without a window to move to.
+        return (found[..., :-2] - bell.clamp(max=25.0)).masked_fill(closed, -30.0)
 
     def logits(self, features: Features) -> Tensor:
         """[n, W] of one instance."""
-        found: Tensor = self(features.rows[None], features.scalars[None], features.closed[None])[0]
+        found: Tensor = self(features.rows[None], features.scalars[None], features.closed[None], features.prior[None])[
+            0
+        ]
         return found
 
     @torch.no_grad()
@@ -105,7 +119,7 @@ def load_network(path: Path | None = None) -> Network:
     path = SHIPPED if path is None else path
     try:
         tensors = load_file(path)
-        network = Network(tensors["head.2.bias"].numel())
+        network = Network(tensors["head.2.bias"].numel() - 2)
         network.load_state_dict(tensors)
     except (OSError, SafetensorError, KeyError, RuntimeError) as error:
         raise FileError(f"{path} is not a network of schedule train", "Train one with schedule train") from error

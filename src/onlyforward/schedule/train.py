@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from onlyforward.run.result import Result
     from onlyforward.schedule.command import Train
 
-RATE = 1e-3
+RATE = 2e-3
 WARMUP = 1 / 15
 """Share of the steps in which the rate rises."""
 LABELS = ("special", "search")
@@ -40,7 +40,7 @@ def predict(network: Network, batch: list[Lesson]) -> list[Tensor]:
     sizes = [lesson.problem.n for lesson in batch]
     padded = [
         pad_sequence([getattr(lesson.features, name) for lesson in batch], batch_first=True)
-        for name in ("rows", "scalars", "closed")
+        for name in ("rows", "scalars", "closed", "prior")
     ]
     absent = torch.arange(max(sizes))[None] >= torch.tensor(sizes)[:, None]
     logits = network(*padded, absent if bool(absent.any()) else None)
@@ -62,10 +62,11 @@ def loss_of(logits: Tensor, lesson: Lesson, parts: tuple[str, ...]) -> Tensor:
     """Cross-entropy with the label, and the log of the surrogate over the label's cost."""
     total = torch.zeros(())
     if "ce" in parts:
-        total = total + 0.3 * cross_entropy(logits, lesson.target)
+        total = total + 0.1 * cross_entropy(logits, lesson.target)
     if "surrogate" in parts:
         expected = surrogate(logits.softmax(1), lesson.terms, kappa=4.0)
-        total = total + ((expected + lesson.unit) / (lesson.cost + lesson.unit)).log()
+        # Rounding can carry the surrogate of a cost near 0 below it.
+        total = total + ((expected.clamp(min=0) + lesson.unit) / (lesson.cost + lesson.unit)).log()
     return total
 
 
