@@ -128,7 +128,7 @@ class Model(OfFile):
     recalibrate_images: int = 2000
     """Training images, without labels, for the batch norms."""
     finetune_images: int = 0
-    """Training images that are seen once after pruning."""
+    """Training images seen once after pruning; the logits of the model before pruning are a further target."""
     test_limit: int | None = 2000
     """Use only the first test data."""
     peers: tuple[str, ...] = ()

@@ -22,7 +22,7 @@ from onlyforward.prune.masks import Masks, apply_masks, plain_masks, safe_masks
 from onlyforward.prune.methods import KAPPAS
 from onlyforward.prune.models import example_of, factory_of, load_model, normaliser
 from onlyforward.prune.peers import STRUCTURED, prune_with
-from onlyforward.prune.recovery import accuracy, finetune, recalibrate
+from onlyforward.prune.recovery import accuracy, finetune, logits_of, recalibrate
 from onlyforward.prune.shrink import Shrunk, difference, shrink
 from onlyforward.prune.structured import SCORES, Structured, narrowest, prune_structured
 from onlyforward.prune.study import FOLDERS, number
@@ -49,6 +49,7 @@ class Bench:
         y_test: test labels.
         name: of the set.
         key: of the order of fine-tuning.
+        soft: logits of the model before pruning on the images of fine-tuning.
         options: the command's.
     """
 
@@ -59,6 +60,7 @@ class Bench:
     x_test: Tensor
     y_test: Tensor
     key: Key
+    soft: Tensor | None
     options: Model
 
     def restore(self, model: nn.Module, masks: Masks | None = None) -> tuple[float, float]:
@@ -69,9 +71,9 @@ class Bench:
         return middle, accuracy(model, self.x_test, self.y_test)
 
     def tune(self, model: nn.Module, masks: Masks | None = None) -> nn.Module:
-        """Fine-tune in place on the images allowed."""
+        """Fine-tune in place on the images allowed, with the model before pruning as teacher."""
         count = self.options.finetune_images
-        return finetune(model, self.x[:count], self.y[:count], self.key, masks=masks)
+        return finetune(model, self.x[:count], self.y[:count], self.key, masks=masks, soft=self.soft)
 
     def judge(self, model: nn.Module) -> float:
         """Accuracy on the images held back, of a copy that was recalibrated."""
@@ -133,7 +135,9 @@ def prepare(options: Model, context: Context, model: nn.Module) -> tuple[Bench |
     cut = len(x) - min(JUDGED, len(x) // 5)
     y = data.y_train
     key = Key(run=options.seed)
-    return Bench(x[:cut], y[:cut], x[cut:], y[cut:], x_test, data.y_test, key, options), example
+    count = min(options.finetune_images, cut)
+    soft = logits_of(model, x[:count]) if count else None
+    return Bench(x[:cut], y[:cut], x[cut:], y[cut:], x_test, data.y_test, key, soft, options), example
 
 
 def structured(

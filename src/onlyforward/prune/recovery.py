@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,6 +14,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from onlyforward.core.errors import Diverged
 from onlyforward.core.keys import Key
 from onlyforward.prune.training import hold
+
+TEACHER = 0.7
+TEMPERATURE = 2.0
 
 
 @torch.no_grad()
@@ -44,18 +48,35 @@ def recalibrate(model: nn.Module, x: Tensor, *, batch: int = 125) -> nn.Module:
     return model.eval()
 
 
+def divergence(logits: Tensor, soft: Tensor) -> Tensor:
+    """T^2 KL(teacher, student) of tempered class probabilities; both [b, classes]."""
+    mine, theirs = (logits / TEMPERATURE).log_softmax(-1), (soft / TEMPERATURE).softmax(-1)
+    return TEMPERATURE**2 * F.kl_div(mine, theirs, reduction="batchmean")
+
+
+@torch.no_grad()
+def logits_of(model: nn.Module, x: Tensor, *, batch: int = 250) -> Tensor:
+    """The outputs of a model in eval mode: [n, classes]."""
+    model.eval()
+    return torch.cat([model(part) for part in x.split(batch)])
+
+
 def finetune(
     model: nn.Module,
     x: Tensor,
     y: Tensor,
     key: Key,
     *,
-    batch: int = 50,
+    batch: int = 25,
     lr: float = 5e-3,
     passes: int = 1,
     masks: Mapping[str, Tensor] | None = None,
+    soft: Tensor | None = None,
 ) -> nn.Module:
-    """Train in place on x [n, ...] and y [n] with Adam, one cycle of the learning rate over all passes.
+    """Train in place on x [n, ...] and y [n] with Adam: the learning rate rises over a fifth of the steps and falls by a cosine.
+
+    With `soft` [n, classes], the logits of the network before pruning, most of the loss is its distillation
+    (arXiv 1503.02531): 0.3 cross-entropy + 0.7 T^2 KL at T = 2. A few thousand labels say less than its logits.
 
     With masks (parameter name -> flags), what they remove stays zero and its momenta too.
 
@@ -70,7 +91,14 @@ def finetune(
     parameters = dict(model.named_parameters())
     pruned = [parameters[name] for name in masks or {}]
     flags = [mask.to(parameters[name].dtype) for name, mask in (masks or {}).items()]
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, total_steps=steps + 1, pct_start=0.2)
+    rise = max(1, steps // 5)
+
+    def cycle(step: int) -> float:
+        if step < rise:
+            return (step + 1) / rise
+        return 0.5 * (1 + math.cos(math.pi * (step - rise) / max(1, steps - rise)))
+
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, cycle)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(key.at(site="prune/finetune").seed)
         for epoch in range(passes):
@@ -78,7 +106,10 @@ def finetune(
             for rows in order.split(batch):
                 if len(rows) < 2:
                     continue
-                loss = F.cross_entropy(model(x[rows]), y[rows])
+                logits = model(x[rows])
+                loss = F.cross_entropy(logits, y[rows])
+                if soft is not None:
+                    loss = (1 - TEACHER) * loss + TEACHER * divergence(logits, soft[rows])
                 if not bool(loss.detach().isfinite()):
                     raise Diverged("The loss of fine-tuning is not finite", "Lower the learning rate", step=epoch)
                 optimizer.zero_grad()
