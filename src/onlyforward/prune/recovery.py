@@ -73,7 +73,7 @@ def finetune(
     masks: Mapping[str, Tensor] | None = None,
     soft: Tensor | None = None,
 ) -> nn.Module:
-    """Train in place on x [n, ...] and y [n] with Adam; the rate rises over a fifth of the steps, then falls by a cosine.
+    """Train in place on x [n, ...] and y [n] with Adam; the rate rises for a fifth of the steps, then falls.
 
     With `soft` [n, classes], the logits of the network before pruning, most of the loss is its distillation
     (arXiv 1503.02531): 0.3 cross-entropy + 0.7 T^2 KL at T = 2. A few thousand labels say less than its logits.
