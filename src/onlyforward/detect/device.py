@@ -27,9 +27,14 @@ if TYPE_CHECKING:
     from onlyforward.run.context import Context
     from onlyforward.run.result import Result
 
-ARMS = ("exact", "ideal", "uncalibrated", "refit", "mahalanobis")
-"""Distance with exact features; with shots; with the device's shots and the simulator's centre; with the centre and
-threshold of training rows run on the device; Mahalanobis distance with the law of those rows."""
+MEANING = {
+    "exact": "distance, no shots",
+    "ideal": "distance, shots without noise",
+    "uncalibrated": "distance on the device, the simulator's centre and threshold",
+    "refit": "distance on the device, calibrated there",
+    "mahalanobis": "mahalanobis on the device, calibrated there",
+}
+ARMS = tuple(MEANING)
 REALISTIC = 5
 """Qubits up to which preparing a state takes few enough gates for a chip: 2^n - 2 CNOTs."""
 
@@ -271,19 +276,30 @@ def conclude(
     for arm in ("refit", "mahalanobis"):
         result.metric(f"{arm}_worst_accuracy", min(metrics[f"{arm}_accuracy"] for metrics in judged))
     result.metric("worst_accuracy", result.metrics["mahalanobis_worst_accuracy"] or 0.0)
-    rows = [
-        [trial.name, *(metrics[f"{arm}_{kind}"] for kind in ("accuracy", "auroc") for arm in ARMS)]
-        for trial, metrics in zip(trials, judged, strict=True)
+    arms = [
+        [
+            MEANING[arm],
+            result.metrics[f"{arm}_accuracy"],
+            result.metrics[f"{arm}_auroc"],
+            min(metrics[f"{arm}_accuracy"] for metrics in judged),
+        ]
+        for arm in ARMS
     ]
-    rows.append(["mean", *np.mean([row[1:] for row in rows], axis=0).tolist()])
-    columns = ["normal", *(f"{arm} {kind}" for kind in ("accuracy", "AUROC") for arm in ARMS)]
     a = result.metrics["contraction"] or 1.0
     note = (
         f"Features shrink by a = {a:.3f} on {options.backend}: a squared score needs a^-4 = {a**-4:.1f} times the shots"
         f" for the same resolution ({plan_shots(min(max(a, 1e-3), 1.0), 0.02)} for 0.02). Thresholds at nu ="
         f" {trials[0].detector.nu} from training rows; half of the rows judged are normal."
     )
-    result.table(f"{len(trials)} detectors on {options.backend}", columns, rows, note)
+    count = f"{len(trials)} detector{'s' * (len(trials) > 1)}"
+    columns = ["score and threshold", "accuracy", "AUROC", "worst accuracy"]
+    result.table(f"{count} on {options.backend}, mean", columns, arms, note)
+    if len(trials) > 1:
+        rows = [
+            [trial.name, *(metrics[f"{arm}_accuracy"] for arm in ARMS)]
+            for trial, metrics in zip(trials, judged, strict=True)
+        ]
+        result.table("Accuracy of each detector", ["normal", *ARMS], rows)
     metrics = result.metrics
     result.answer = (
         f"Calibrated on {options.backend}, {trials[0].detector.n_parameters_} angles reach accuracy"
