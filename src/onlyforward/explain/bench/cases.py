@@ -20,6 +20,7 @@ PLACES = {
     "digits": "curves",
     "digits-blur": "curves",
     "natural": "photos",
+    "natural-v2": "photos",
     "shapley": "values",
     "agree": "agreement",
     "endpoint": "endpoints",

@@ -99,9 +99,15 @@ def natural(options: BenchOptions, context: Context, result: Result) -> None:
     gain(result, tally, "natural_gain_low", "auto_256", "rise_256")
     gain(result, tally, "natural_gain_1024_low", "auto_256", "rise_1024")
     gain(result, tally, "natural_gain_blur_low", "auto_256", "rise_blur_256")
-    if not options.quick:
-        tally = compared(options, context, result, "natural_v2", LARGE, list(LARGE_ARMS))
-        gain(result, tally, "natural_v2_gain_low", "auto_512", "rise_512")
+    gain(result, tally, "natural_gain_lime_low", "auto_256", "lime_256")
+    if not options.quick and "natural-v2" not in (options.cases or "natural-v2"):
+        natural_v2(options, context, result)
+
+
+def natural_v2(options: BenchOptions, context: Context, result: Result) -> None:
+    """The large network, one seed; a part of `natural` that can run alone."""
+    tally = compared(options, context, result, "natural_v2", LARGE, list(LARGE_ARMS))
+    gain(result, tally, "natural_v2_gain_low", "auto_512", "rise_512")
 
 
 def gain(result: Result, tally: Tally, name: str, left: str, right: str) -> None:
