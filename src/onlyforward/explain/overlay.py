@@ -58,7 +58,8 @@ def save_overlay(path: Path, x: Tensor, values: Tensor, error: Tensor, title: st
     if bool((clear > CLEAR).any()) and bool((clear < CLEAR).any()):
         for colour, width in (("black", 2.8), ("white", 1.2)):  # seen on bright and on dark photos
             axes[1].contour(clear.numpy(), levels=[CLEAR], colors=colour, linewidths=width)
-    axes[1].set_title("where it looked (outlined: beyond chance)")
+    stands_out = bool((clear > CLEAR).any())
+    axes[1].set_title(f"where it looked ({'outlined: beyond chance' if stands_out else 'nothing is beyond chance'})")
     figure.colorbar(ScalarMappable(scale, COLOURS), ax=axes[1], shrink=0.8, label="effect on the score")
     axes[2].imshow(doubt.numpy(), cmap=COLOURS, norm=scale)
     axes[2].set_title("how unsure that is")

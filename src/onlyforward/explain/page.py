@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from onlyforward.explain.command import Explain
     from onlyforward.run.result import Result
 
+SURE = 0.8
+"""Cosine with the endless map from which a reader may trust the details."""
 PLACES = (("top", "middle", "bottom"), ("left", "centre", "right"))
 
 
@@ -45,8 +47,9 @@ def reading(done: list[Judged], options: Explain) -> tuple[str, list[str]]:
         answer += f" {len(done)} pictures were explained."
     notes = [
         f"How it was done: {first.map.choice}; what is removed is replaced by {options.removal}.",
-        "How sure: repeated with other questions the map would agree with the endless one to a cosine of about "
-        f"{sure:.2f}. That number sees chance alone: a coarse grid looks surer than it is.",
+        f"How sure: with endless questions the map would look like this one to a cosine of about {sure:.2f} "
+        f"({'much alike' if sure >= SURE else 'only roughly: ask more questions before you rely on details'}). "
+        "That number sees chance alone: a coarse grid looks surer than it is.",
     ]
     if not math.isnan(first.map.residual):
         notes.append(
