@@ -248,6 +248,22 @@ def test_the_secret_is_sent_and_appears_nowhere(tmp_path, monkeypatch):
         Oracle.from_chat("http://127.0.0.1:1/v1", model="m", question="q", secret_env="TEST_KEY")
 
 
+def test_answers_are_compared_by_an_endpoints_embeddings_and_each_text_is_embedded_once():
+    from onlyforward.explain.alike import Alike, EndpointEmbeddings
+    from onlyforward.explain.answers import AnswerScore
+    from onlyforward.run.http import Endpoint
+
+    with Loopback(classify, LABELS) as server:
+        alike = Alike(EndpointEmbeddings(Endpoint(f"{server.url}/embeddings"), "m"))
+        oracle = chat(server).scored(AnswerScore("similarity", "a cat", alike=alike))
+        scores = oracle(IMAGES.repeat(3, 1, 1, 1))
+        assert scores[0] == scores[2]
+        assert 0 < float(scores.min()) < float(scores.max()) < 1
+        assert server.seen == 2 + 2  # two pictures; the reference with the first caption, then the other caption
+        assert alike("", "a cat") == 0.0
+        assert alike("a cat", "a cat") == pytest.approx(1.0)
+
+
 def test_a_plain_json_endpoint_is_an_oracle():
     with Loopback(classify, LABELS) as server:
         from onlyforward.run.chat import ChatModel

@@ -6,7 +6,7 @@ import itertools
 import math
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -43,12 +43,14 @@ class AnswerScore:
     Args:
         kind: similarity, logprob, choice:A|B|C, contains:WORD or number.
         reference: the text to be similar to.
+        alike: (text, reference) -> likeness, instead of n-grams.
 
     Raises:
         UsageError: unknown, or without what it needs.
     """
 
-    def __init__(self, kind: str, reference: str = "") -> None:
+    def __init__(self, kind: str, reference: str = "", *, alike: Callable[[str, str], float] | None = None) -> None:
+        self.alike = alike or similarity
         self.kind, _, self.detail = kind.partition(":")
         self.reference = reference
         if self.kind not in ("similarity", "logprob", "choice", "contains", "number"):
@@ -67,7 +69,7 @@ class AnswerScore:
         if answer.get("refused"):
             return 0.0
         if self.kind == "similarity":
-            return similarity(text, self.reference)
+            return self.alike(text, self.reference)
         if self.kind == "contains":
             return float(re.search(rf"\b{re.escape(self.detail.lower())}\b", text.lower()) is not None)
         if self.kind == "number":

@@ -73,6 +73,8 @@ class Explain(Common):
     """Show the plan, its price and what it can promise; ask nothing."""
     question: str = "What is shown in this picture?"
     """What a chat endpoint is asked about the image."""
+    similarity: str = "ngrams"
+    """How answers are compared: ngrams (words and characters), embeddings (of the endpoint), or hf:FOLDER."""
     reference: str = ""
     """Text the answers are compared with (default: the answer to the clean image)."""
     endpoint_model: str = "default"

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from onlyforward.core.errors import UsageError
+from onlyforward.explain.alike import Alike, chosen
 from onlyforward.explain.images import RANGES, in_range, read_labels
 from onlyforward.explain.scores import probabilities
 from onlyforward.run.oracle import Oracle
@@ -37,6 +38,7 @@ class Model:
         chat: whether it answers in words.
         judge: of a loopback endpoint, the served classifier itself, for evaluation only.
         unclear: the oracle that reads the model's own range, where the range was not given.
+        alike: how a chat endpoint's answers are compared, where n-grams are not meant.
     """
 
     oracle: Oracle
@@ -46,6 +48,7 @@ class Model:
     chat: bool = False
     judge: Oracle | None = None
     unclear: Oracle | None = None
+    alike: Alike | None = None
 
 
 @contextmanager
@@ -63,7 +66,7 @@ def opened(options: Explain) -> Iterator[Model]:
         with loopback(options, name.partition(":")[2]) as model:
             yield model
     elif "://" in name:
-        yield Model(chat(options, name), side(options, None), labels=None, chat=True)
+        yield Model(chat(options, name), side(options, None), labels=None, chat=True, alike=chosen(options, name))
     elif name.lower().endswith(PICKLES):
         raise UsageError(
             f"{name} is a pickle, and loading one runs whatever it contains",
@@ -153,7 +156,8 @@ def loopback(options: Explain, file: str) -> Iterator[Model]:
         oracle = chat(options, server.url)
         # The port changes with every start; the served model is what answers.
         oracle = replace(oracle, identity=f"loopback {served.oracle.identity} {options.question}")
-        yield Model(oracle, served.size, served.channels, None, chat=True, judge=served.oracle)
+        alike = chosen(options, server.url)
+        yield Model(oracle, served.size, served.channels, None, chat=True, judge=served.oracle, alike=alike)
 
 
 def readings(oracle: Oracle, x: Tensor) -> dict[str, float]:

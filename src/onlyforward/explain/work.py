@@ -128,7 +128,7 @@ def prepared(options: Explain, model: Model, oracle: Oracle, x: Tensor) -> tuple
     if model.chat:
         answer: Any = oracle.answers(x[None])[0]
         reference = options.reference or answer["text"]
-        scored = AnswerScore("similarity" if options.score == "auto" else options.score, reference)
+        scored = AnswerScore("similarity" if options.score == "auto" else options.score, reference, alike=model.alike)
         # What an earlier process paid without living to see the answer is gone: the map makes do with the rest.
         left = options.budget - 1 - (oracle.ledger.lost if oracle.ledger is not None else 0)
         # One score a row: everything else about the answers stays in the ledger.

@@ -108,6 +108,9 @@ class Loopback:
             self.seen += 1
             number = self.seen
             self.log.append(str(hash(body)))
+        if request.path.endswith("/embeddings"):
+            reply(request, 200, {"data": [{"embedding": embedded(text)} for text in json.loads(body)["input"]]})
+            return
         if self.delay:
             time.sleep(self.delay)
         if self.secret and request.headers.get("Authorization") != f"Bearer {self.secret}":
@@ -150,6 +153,12 @@ class Loopback:
             "choices": [choice],
             "usage": {"total_tokens": tokens},
         }
+
+
+def embedded(text: str) -> list[float]:
+    """Counts of the letters at a text's begin and in its rest as a vector [52]: enough to tell captions apart."""
+    letters = [chr(letter) for letter in range(ord("a"), ord("z") + 1)]
+    return [float(part.count(letter)) for part in (text.lower()[:20], text.lower()[20:]) for letter in letters]
 
 
 def decoded(url: str) -> Tensor:

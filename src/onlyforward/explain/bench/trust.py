@@ -52,9 +52,9 @@ def calibration(options: BenchOptions, context: Context, result: Result) -> None
     subjects: dict[str, list[tuple[Oracle, Tensor, int]]] = {
         "photos": [
             (closed, x, int(closed(x[None])[0].argmax()))
-            for x in (read_image(path, size) for path in photographs(1)[:PHOTOS])
+            for x in (read_image(path, size) for path in photographs(1)[: PHOTOS // 2 if options.quick else PHOTOS])
         ],
-        "digits": [(Oracle.from_module(net), x, y) for x, y in test_images(DIGITS)],
+        "digits": [(Oracle.from_module(net), x, y) for x, y in test_images(DIGITS // 2 if options.quick else DIGITS)],
     }
     tally = Tally("calibration")
     with context.progress(len(SETTINGS), label="calibration") as tick:

@@ -101,8 +101,9 @@ def shapley(options: BenchOptions, context: Context, result: Result) -> None:
     """Bias, slope of the error, and the error at 1,024 questions beside the originals."""
     oracle, size = classifier(SMALL)
     games = []
-    with context.progress(IMAGES, label="coalitions") as tick:
-        for path in photographs(1)[:IMAGES]:
+    count = IMAGES // 2 if options.quick else IMAGES
+    with context.progress(count, label="coalitions") as tick:
+        for path in photographs(1)[:count]:
             games.append(game(path, oracle, size))
             tick()
     result.forward_runs += oracle.account.queries
