@@ -133,7 +133,7 @@ def test_several_processes_and_kills_keep_the_budget_and_ask_no_answered_row_twi
         kills += 1
     finished = start(3)
     for one in (*begun, finished):
-        one.wait(60)
+        one.wait(200)
     asked = log.read_text().split()
     assert len(asked) <= 60
     assert Ledger(ledger).charges <= 60
