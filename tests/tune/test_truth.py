@@ -99,6 +99,8 @@ def test_a_temperature_is_found_for_scores_of_any_scale():
     F.cross_entropy(logits, labels, reduction="sum").backward()
     assert torch.allclose(residual, logits.grad.norm(dim=1))
     assert float(CrossEntropy(1e-9).losses(scores, labels).max()) == 10.0
+    worse = fit_temperature(-scores, labels)
+    assert worse.temperature == pytest.approx(float((scores - scores.mean(1, keepdim=True)).abs().mean()))
 
 
 @pytest.mark.parametrize(

@@ -79,7 +79,8 @@ def fit_temperature(scores: Tensor, labels: Tensor, *, cap: float = CAP) -> Cros
     """The T that makes the capped loss of clean scores [n, c] least; golden section over log T, no query.
 
     One further answer that is wrong everywhere alike is added in thought: shots that are all right would otherwise ask
-    for T = 0, at which no loss ever moves. A coarse grid finds the valley first, since the capped loss is not convex.
+    for T = 0, at which no loss ever moves. T is at most the scores' mean deviation: a model worse than chance would ask
+    for infinity, at which all losses are equal. A coarse grid finds the valley first, since the loss is not convex.
     """
     z = torch.nan_to_num(scores.double(), nan=0.0, posinf=1e12, neginf=-1e12)
     scale = float((z - z.mean(1, keepdim=True)).abs().mean()) or 1.0
@@ -89,9 +90,9 @@ def fit_temperature(scores: Tensor, labels: Tensor, *, cap: float = CAP) -> Cros
         thought = -torch.log_softmax(z / judge.temperature, 1).mean(1).clamp(max=cap)
         return float(judge.losses(z, labels).sum() + thought.mean())
 
-    grid = [k / 4 for k in range(-12, 9)]
+    grid = [k / 4 for k in range(-12, 1)]
     best = min(grid, key=loss)
-    low, high, ratio = best - 0.25, best + 0.25, (5**0.5 - 1) / 2
+    low, high, ratio = best - 0.25, min(0.0, best + 0.25), (5**0.5 - 1) / 2
     for _ in range(STEPS):
         left, right = high - ratio * (high - low), low + ratio * (high - low)
         low, high = (low, right) if loss(left) <= loss(right) else (left, high)
