@@ -194,7 +194,7 @@ def empirical(options: BenchOptions, context: Context, result: Result) -> None:
 
 def bias(options: BenchOptions, context: Context, result: Result) -> None:
     """Mean of many gradients against the exact one, in 20 blocks of the parameters."""
-    bed, repeats = make_bed(), 50
+    bed, repeats = make_bed(), 40
     x, y = bed.batch("rotated", 1)
     per_datum = bed.gradients(x, y)
     truth, features = per_datum.mean(0), bed.features(x, y)
