@@ -128,6 +128,16 @@ def test_an_affine_map_undoes_a_rotation():
     assert (adapter(turned, theta[None]) - image).abs().max() < 0.05
 
 
+def test_an_affine_map_is_torchs_own():
+    x = torch.rand(3, 2, 9, 12, generator=Key().generator(), dtype=torch.float64)
+    theta = 0.3 * torch.randn(3, 8, generator=Key(run=1).generator(), dtype=torch.float64)
+    square = torch.tensor([[1, 9 / 12, 1], [12 / 9, 1, 1]], dtype=torch.float64)
+    warp = torch.eye(2, 3, dtype=torch.float64) + theta[:, :6].reshape(-1, 2, 3) * square
+    moved = F.grid_sample(x, F.affine_grid(warp, list(x.shape), align_corners=False), align_corners=False)
+    expected = moved * (1 + theta[:, 6, None, None, None]) + theta[:, 7, None, None, None]
+    assert torch.allclose(Affine((2, 9, 12))(x, theta), expected, atol=1e-10)
+
+
 def test_a_prompt_and_its_adjoint_are_one_linear_map():
     for adapter in (Prompt((2, 9, 7), 4), Prompt((2, 9, 7), 2, border=True)):
         c = torch.randn(1, len(adapter.start), generator=Key().generator(), dtype=torch.float64)

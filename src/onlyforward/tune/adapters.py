@@ -62,12 +62,21 @@ class Affine:
         ratio = torch.tensor([[0.0, height / width, 0.0], [width / height, 0.0, 0.0]], dtype=x.dtype)
         square = torch.where(ratio == 0, torch.ones_like(ratio), ratio)
         warp = torch.eye(2, 3, dtype=x.dtype) + t[:, :6].reshape(-1, 2, 3) * square
-        moved = F.grid_sample(x, F.affine_grid(warp, list(x.shape), align_corners=False), align_corners=False)
+        # One matrix product over the base points: several times faster than affine_grid on small images.
+        places = (warp.reshape(-1, 3) @ base_points(height, width, x.dtype)).reshape(len(x), 2, height, width)
+        moved = F.grid_sample(x, places.permute(0, 2, 3, 1), align_corners=False)
         if not self.colour:
             return moved * (1 + t[:, 6, None, None, None]) + t[:, 7, None, None, None]
         c = self.shape[0]
         mix = torch.eye(c, dtype=x.dtype) + t[:, 6 : 6 + c * c].reshape(-1, c, c)
         return torch.einsum("nij,njhw->nihw", mix, moved) + t[:, 6 + c * c :, None, None]
+
+
+def base_points(height: int, width: int, dtype: torch.dtype) -> Tensor:
+    """Pixel centres in -1..1 and a row of ones: [3, h w], as affine_grid has them."""
+    y = (torch.arange(height, dtype=dtype) * 2 + 1) / height - 1
+    x = (torch.arange(width, dtype=dtype) * 2 + 1) / width - 1
+    return torch.stack((x.repeat(height), y.repeat_interleave(width), torch.ones(height * width, dtype=dtype)))
 
 
 def cosines(count: int, size: int) -> Tensor:

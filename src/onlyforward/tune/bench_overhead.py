@@ -56,7 +56,7 @@ def planning(result: Result, rounds: int) -> list[list[object]]:
     bed = make_bed()
     x, y = bed.batch("rotated", 0)
     features, theta = bed.features(x, y), bed.flat()
-    neyman, gaussian, bernoulli = Neyman("residual*history"), GaussianAllocator(), BernoulliAllocator()
+    neyman, gaussian, bernoulli = Neyman(), GaussianAllocator(), BernoulliAllocator()
     place = Uniform().plan(B * Q, features).index
     noise = torch.randn(320, bed.dimension, generator=Key().generator(), dtype=torch.float64)
     ids, rms = list(range(B)), torch.ones(B, dtype=torch.float64)

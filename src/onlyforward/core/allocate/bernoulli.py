@@ -89,8 +89,8 @@ class BernoulliAllocator:
         offered = math.ceil(budget / (len(level) * self.p0))
         p = self.probabilities(level)
         generator = self.key.at(site="allocate/bernoulli", step=self.steps).generator()
-        bits = torch.rand(self.draws, offered, len(level), generator=generator, dtype=torch.float64)
-        kept = (bits < p).double().sum(1)
+        bits = torch.rand(self.draws, offered, len(level), generator=generator)
+        kept = (bits < p.float()).sum(1).double()
         counts, slope = spread_freed(kept, p, budget)
         counts = floored(counts / budget, budget, self.n_min) * budget
         cost = relative_cost(size, counts)

@@ -37,7 +37,7 @@ class Neyman:
 
     proxy: str = "residual"
     n_min: int = 1
-    floor: float = 0.1
+    floor: float = 0.05
     ema: float = 0.9
     min_gain: float = 1.05
     history: dict[int, float] = field(default_factory=dict)
@@ -83,7 +83,7 @@ class Neyman:
         if not self.history:
             return features.residual
         mean = sum(self.history.values()) / len(self.history)
-        past = torch.tensor([self.history.get(int(i), mean) for i in features.ids], dtype=torch.float64)
+        past = torch.tensor([self.history.get(i, mean) for i in features.ids.tolist()], dtype=torch.float64)
         if self.proxy == "residual*history" and features.residual is not None:
             return (past * features.residual.double()).sqrt()
         return past
