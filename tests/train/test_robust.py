@@ -4,7 +4,7 @@ from torch import nn
 
 from onlyforward.core.keys import Key
 from onlyforward.data.sets import load
-from onlyforward.train.bench_gpu import measured
+from onlyforward.train.bench_gpu import half, measured
 from onlyforward.train.robust import honest_sentence, probabilities, robustness, spread, summary, tag
 
 KEY = Key(run=4)
@@ -56,7 +56,7 @@ def test_spreads_are_sample_deviations_and_the_sentence_says_what_noise_alone_ga
 
 
 def test_the_measurement_of_the_gpu_case_runs_on_any_device():
-    data = load("digits", limit=64, test_limit=20)
+    data = half(load("digits", limit=64, test_limit=20))
     found = measured("resnet5", "lr64", data, epochs=1)
     assert -1 <= found["cosine"] <= 1
     assert found["step_ms"] > 0

@@ -139,7 +139,7 @@ class SiteProbe:
         half = len(weight) // 2
         folded = weight[:half] - weight[half:] if self.paired else weight
         delta = self.noise.correlate(folded.sum(1, keepdim=True) if self.place.shared else folded)
-        return delta.reshape(self.place.clean.shape)
+        return delta.reshape(self.place.clean.shape).to(self.place.clean)
 
     def pull(self, weight: Tensor) -> dict[str, Tensor]:
         """Gradients of the module's parameters, by their names within the module."""

@@ -147,7 +147,7 @@ class RunningNoise(SiteNoise):
         """Clean plus noise, which is remembered until its losses are known."""
         self.current = self.direction.draw(self.key, part, self.shape, self.like)
         noise = self.current * self.sigma
-        return torch.cat((clean + noise, clean - noise)) if paired else noise.add_(clean)
+        return (torch.cat((clean + noise, clean - noise)) if paired else noise.add_(clean)).to(clean.dtype)
 
     def correlate(self, weight: Tensor) -> Tensor:
         """The finished sum; the weights went in chunk by chunk."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from torch import Tensor, zeros
+from torch import Tensor, finfo, zeros
 
 from onlyforward.core.directions import direction
 from onlyforward.core.errors import UsageError
@@ -39,12 +39,12 @@ def choose_noise(
 def is_smooth(engine: LikelihoodRatio, tape: Tape, site: Site, objective: Objective, key: Key) -> bool:
     """Whether most losses that answer to a step of the root mean square also answer to a thousandth of it.
 
-    Behind a threshold nearly none of them does.
+    Behind a threshold nearly none of them does. In half precision the small step is a few roundings instead.
     """
     size = max(float(site.clean.pow(2).mean()) ** 0.5, 1e-6)
     zero = zeros(tape.data, device=site.clean.device)
     moved = []
-    for scale in (1.0, 1e-3):
+    for scale in (1.0, max(1e-3, 4 * finfo(site.clean.dtype).eps)):
         noise = SiteNoise(
             direction("gaussian"),
             key.at(site=f"smooth/{site.path}"),

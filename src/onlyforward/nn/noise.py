@@ -50,7 +50,9 @@ class SiteNoise:
         self, direction: Direction, key: Key, drawn: int, shape: tuple[int, ...], sigma: float | Tensor, like: Tensor
     ) -> None:
         self.direction, self.key, self.drawn, self.shape, self.sigma = direction, key, drawn, shape, sigma
-        self.like = like
+        # Noise and scores are float32 even where the network is half: sigma eps must not lose its bits before the sum.
+        half = like.dtype in (torch.float16, torch.bfloat16)
+        self.like = like = torch.empty(0, device=like.device) if half else like
         self.size = math.prod(shape[1:])
         self.blocks: list[tuple[slice, Tensor, Tensor]] = []
         if isinstance(direction, Hadamard):
@@ -67,9 +69,9 @@ class SiteNoise:
                 for at, matrix, signs in self.blocks
                 if at.start < part.stop and at.stop > part.start
             ]
-            return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
+            return (pieces[0] if len(pieces) == 1 else torch.cat(pieces)).to(clean.dtype)
         noise = self.direction.draw(self.key, part, self.shape, self.like).mul_(self.sigma)
-        return torch.cat((clean + noise, clean - noise)) if paired else noise.add_(clean)
+        return (torch.cat((clean + noise, clean - noise)) if paired else noise.add_(clean)).to(clean.dtype)
 
     def hadamard_added(self, clean: Tensor, matrix: Tensor, signs: Tensor, sign: int) -> Tensor:
         """Clean + sign sigma H S in one pass."""
