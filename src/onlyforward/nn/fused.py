@@ -98,6 +98,7 @@ def fused(walk: Walk, site: Site, noise: SiteNoise) -> Fused | None:
     """The way past the parts behind a site, or None where the noise or the site is of another kind."""
     part = walk.parts[site.call.part]
     plain = type(site) is Site and type(noise) is SiteNoise and bool(noise.blocks) and noise.shape == site.clean.shape
+    plain = plain and noise.like.dtype == site.clean.dtype  # half precision goes the plain way
     if (
         not plain
         or isinstance(noise.sigma, Tensor)
