@@ -169,6 +169,8 @@ def summarise(result: Result, name: str, arms: dict[str, Arm], stds: list[float]
         if arms[key].spread is not None:
             result.metric(f"{name}_{key}_sd", arms[key].spread or 0.0)
     best = arms["mahalanobis"].mean
+    for k, value in zip(CLASSES, arms["mahalanobis"].by_class, strict=True):
+        result.metric(f"{name}_mahalanobis_auroc_{k}", float(value))
     for key, made in arms.items():
         if made.absent or key in ("distance", "mahalanobis"):
             continue
@@ -186,20 +188,27 @@ def summarise(result: Result, name: str, arms: dict[str, Arm], stds: list[float]
     rows = []
     for key, made in arms.items():
         if made.absent:
-            rows.append([label(key), "not installed", None, None, None, None])
+            rows.append([label(key, quick), "not installed", None, None, None, None])
             continue
         count = sum(map(len, made.areas))
         rows.append(
-            [label(key), made.mean, made.spread, float(made.by_class.min()), made.size, made.seconds / count or None]
+            [
+                label(key, quick),
+                made.mean,
+                made.spread,
+                float(made.by_class.min()),
+                made.size,
+                made.seconds / count or None,
+            ]
         )
     rows.sort(key=lambda row: -row[1] if isinstance(row[1], float) else 1.0)
     note = HONEST + " With Mahalanobis most of the area comes from the covariance, as the untrained rows show."
-    if quick:
-        note += f" su4_shared: classes {', '.join(map(str, QUICK_SU4))} alone."
     if name == "mnist":
         note += f" {PUBLISHED}"
     columns = ["detector", "AUROC", "sd over seeds", "worst class", "size", "CPU time per class [s]"]
-    result.table(f"{name}: one class against nine, mean over classes and {seeds} seed(s)", columns, rows, note)
+    result.table(
+        f"{name}: one class against nine, mean over classes and {seeds} seed{'s' * (seeds > 1)}", columns, rows, note
+    )
 
 
 def tag(key: str) -> str:
@@ -207,14 +216,15 @@ def tag(key: str) -> str:
     return key.replace(" ", "_").replace("[", "").replace("]", "").replace(",", "_")
 
 
-def label(key: str) -> str:
+def label(key: str, quick: bool) -> str:
     """A row's name for readers."""
+    few = f" (classes {', '.join(map(str, QUICK_SU4))} alone)" if quick else ""
     names = {
         "distance": "QSVDD, distance (ours)",
         "mahalanobis": "QSVDD, mahalanobis (ours)",
         "lw_embedding": "ledoitwolf on the embedded rows",
         "random36": "36 squared random projections",
-        "su4_shared": "su4_shared, mahalanobis",
+        "su4_shared": f"su4_shared, mahalanobis{few}",
         "l2 mahalanobis": "QSVDD without offset, mahalanobis",
     }
     return names.get(key, key)
