@@ -50,7 +50,7 @@ def make_features(problem: Problem, windows: int) -> Features:
 
 def rule_starts(problem: Problem) -> np.ndarray:
     """[n] starts in the best dispatching rule's plan, as shares of the horizon."""
-    order = rules.starts(problem, quick=True)[0][1]
+    order = rules.starts(problem)[0][1]
     start = problem.completion(order) - problem.p[order] - problem.start
     found = np.empty(problem.n)
     found[order] = start.astype(float) / float(problem.horizon - problem.start)
