@@ -165,8 +165,9 @@ def test_exact_mode_equals_autograd(name):
     assert loss.item() == pytest.approx(losses(model(x), y).mean().item())
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", [name for name in MODELS if name != "leaky integrators"])
 def test_the_fast_path_equals_the_reference(name):
+    """Not with snntorch's spike, an autograd.Function that vmap refuses: those networks have the fast path alone."""
     model, x, y = prepared(name)
     twin = copy.deepcopy(model)
     for net, reference in ((model, False), (twin, True)):
