@@ -13,7 +13,7 @@ from onlyforward.core.keys import Key
 from onlyforward.data.sets import folder
 from onlyforward.explain.answers import AnswerScore
 from onlyforward.explain.bench.hostile import hostile
-from onlyforward.explain.bench.photos import LARGE, classifier, photographs
+from onlyforward.explain.bench.photos import SMALL, classifier, photographs
 from onlyforward.explain.bench.tally import Tally
 from onlyforward.explain.evaluation import Check
 from onlyforward.explain.images import read_image
@@ -42,8 +42,8 @@ COLUMNS = {
 
 def endpoint(options: BenchOptions, context: Context, result: Result) -> None:
     """Maps from captions alone, judged by the probability that the served network itself gives."""
-    served, size = classifier(LARGE)
-    labels = OnnxModel(folder("models") / LARGE).labels() or []
+    served, size = classifier(SMALL)
+    labels = OnnxModel(folder("models") / SMALL).labels() or []
     tally, most = Tally("endpoint"), 0
 
     def classify(rows: Tensor) -> Tensor:
@@ -53,7 +53,7 @@ def endpoint(options: BenchOptions, context: Context, result: Result) -> None:
         for number, path in enumerate(photographs(1)[:IMAGES]):
             x, key = read_image(path, size), Key(run=options.seed, step=number)
             check = Check(replace(served, account=Account()), int(served(x[None])[0].argmax()), "probability")
-            for name in ("auto", "rise", "rise_blur", "random"):
+            for name in ("auto", "rise", "random"):
                 with Loopback(classify, labels) as server:
                     oracle = Oracle.from_chat(server.url, model="captions", question=QUESTION)
                     oracle = oracle.journaled(Path(place) / f"{number} {name}.sqlite").limited(queries=BUDGET)
@@ -67,7 +67,7 @@ def endpoint(options: BenchOptions, context: Context, result: Result) -> None:
             tick()
     tally.report(
         result,
-        f"endpoint: a chat endpoint around {LARGE}, similarity of answers, {BUDGET} questions, {IMAGES} photos",
+        f"endpoint: a chat endpoint around {SMALL}, similarity of answers, {BUDGET} questions, {IMAGES} photos",
         COLUMNS,
         "The endpoint answers in one sentence with the three likeliest classes and graded words of certainty; the "
         "score is the likeness of that sentence to the clean image's. The served network's probability judges.",
@@ -88,5 +88,4 @@ def explained(name: str, oracle: Oracle, x: Tensor, key: Key) -> Tensor:
         own = Saliency(scored, score="logit")
         found: Tensor = own.attribute(x, target=0, budget=BUDGET - 1, key=key).map
         return found
-    peer = Rise(scored, baseline="blur" if name == "rise_blur" else "zero", score="logit")
-    return peer.attribute(x, target=0, budget=BUDGET - 1, key=key)
+    return Rise(scored, baseline="zero", score="logit").attribute(x, target=0, budget=BUDGET - 1, key=key)
