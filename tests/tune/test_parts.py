@@ -12,7 +12,7 @@ from onlyforward.core.keys import Key
 from onlyforward.run.oracle import Oracle
 from onlyforward.tune.alignment import cotangent, info_nce
 from onlyforward.tune.loop import Settings, Tuning
-from onlyforward.tune.outputs import fit_readout, logistic
+from onlyforward.tune.outputs import fit_readout, guarded_readout, logistic
 from onlyforward.tune.soft import make_prompt, pack, unpack
 from onlyforward.tune.words import Policy, candidates, score, word_problem
 
@@ -91,6 +91,17 @@ def test_a_map_of_outputs_is_the_minimum_of_its_loss():
     assert float(w.grad.abs().max()) < 1e-4
     made = fit_readout(z[:20], y[:20], z[20:], y[20:], classes=3)
     assert made(z).shape == (30, 3)
+
+
+def test_a_map_that_does_not_beat_good_scores_is_not_taken():
+    y = torch.arange(4).repeat(10)
+    good = F.one_hot(y, 4).double() * 6 + torch.randn(40, 4, generator=Key().generator(), dtype=torch.float64)
+    assert guarded_readout(good, y, 30, classes=4)[1].kept_start
+    swapped = good[:, [1, 2, 3, 0]]
+    readout, guard = guarded_readout(swapped, y, 30, classes=4)
+    assert not guard.kept_start
+    assert guard.accuracy == 1.0
+    assert (readout(swapped).argmax(1) == y).double().mean() > 0.95
 
 
 def test_the_suffix_of_a_transformer_is_the_transformer():

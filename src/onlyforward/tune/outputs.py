@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from onlyforward.tune.guard import Guard
+
 PENALTIES = (1e-3, 1e-2, 1e-1, 1.0)
 """Weights of |W|^2 that are tried, in units of the mean loss."""
 STEPS = 60
@@ -64,6 +66,27 @@ def fit_readout(scores: Tensor, labels: Tensor, kept: Tensor, kept_labels: Tenso
             best = Readout(mean, scale, weight, bias, loss)
     assert best is not None
     return best
+
+
+def guarded_readout(scores: Tensor, labels: Tensor, train: int, *, classes: int) -> tuple[Readout, Guard]:
+    """The map fitted on the first `train` rows, and a guard that says whether it beats the raw scores on the others.
+
+    Args:
+        scores: clean scores of the shots [m + v, c], training ones first.
+        labels: [m + v].
+        train: m.
+        classes: c'; where c is another number there is no start to compare with, and the map is taken.
+    """
+    kept, own = scores[train:], labels[train:]
+    readout = fit_readout(scores[:train], labels[:train], kept, own, classes=classes)
+    guard = Guard()
+    # By hits alone: a map can always lower the loss of good scores by making them surer.
+    for step, found in enumerate((kept, readout(kept)) if scores.shape[1] == classes else (readout(kept),)):
+        hits = (found.argmax(1) == own).double()
+        guard.consider(1 - hits, hits, step=step, queries=len(scores))
+    if scores.shape[1] != classes:
+        guard.kept_start = False
+    return readout, guard
 
 
 def logistic(z: Tensor, labels: Tensor, classes: int, penalty: float) -> tuple[Tensor, Tensor]:

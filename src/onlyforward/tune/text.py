@@ -19,7 +19,7 @@ from onlyforward.data.texts import encode
 from onlyforward.run.oracle import Account, Oracle
 from onlyforward.run.userfile import user_function
 from onlyforward.tune.loop import Settings, Step
-from onlyforward.tune.outputs import fit_readout
+from onlyforward.tune.outputs import guarded_readout
 from onlyforward.tune.peers import ALLOCATORS, PEERS, make_allocator, make_step
 from onlyforward.tune.problem import Classifier
 from onlyforward.tune.shots import draw_shots
@@ -147,11 +147,12 @@ class TextBench:
         ids, labels, m = self.split(number)
         zero = torch.zeros(TOKENS, WIDTH)
         z = self.scores(zero, ids).double()
-        readout = fit_readout(z[:m], labels[:m], z[m:], labels[m:], classes=2)
+        readout, guard = guarded_readout(z, labels, m, classes=2)
         test, y = self.task.test[: self.limit], self.task.test_labels[: self.limit]
         scores = self.scores(zero, test)
         before = float((scores.argmax(1) == y).double().mean())
-        return before, float((readout(scores).argmax(1) == y).double().mean()), len(ids)
+        after = before if guard.kept_start else float((readout(scores).argmax(1) == y).double().mean())
+        return before, after, len(ids)
 
 
 def users_task(path: Path, made: Corpus, tokens: int) -> TextTask:

@@ -17,7 +17,7 @@ from onlyforward.tune.adapters import Adapter, make_adapter
 from onlyforward.tune.export import export_onnx, save_adapter
 from onlyforward.tune.loop import Settings, Step
 from onlyforward.tune.models import Closed, Prepared, opened
-from onlyforward.tune.outputs import Readout, fit_readout
+from onlyforward.tune.outputs import Readout, guarded_readout
 from onlyforward.tune.peers import ALLOCATORS, PEERS, make_step
 from onlyforward.tune.pictures import Pictures, Shift, read_pictures
 from onlyforward.tune.problem import Classifier
@@ -40,7 +40,7 @@ RATES: Mapping[str, tuple[float, float]] = {
     "coordinator": (0.01, 0.02),
 }
 """First word of an adapter's name -> learning rate and sigma."""
-FACTORS: Mapping[str, tuple[float, float]] = {}
+FACTORS: Mapping[str, tuple[float, float]] = {"spsa-gc": (1 / 3, 1.0)}
 """Arm -> factors of the learning rate and of sigma, chosen on the validation shots of splits that are not reported."""
 
 
@@ -109,7 +109,9 @@ class Task:
         """One split: its problem, and its test outside the budget."""
         problem = self.problem(split)
         if self.outputs:
-            self.readouts[split] = problem.readout = fitted_outputs(problem, self.pictures.data.classes)[0]
+            m, classes = len(problem.train), self.pictures.data.classes
+            found = guarded_readout(clean_scores(problem), problem.labels, m, classes=classes)[0]
+            self.readouts[split] = problem.readout = found
         return Trial(problem, lambda theta: self.accuracy(theta, split))
 
     def step(self, arm: str, settings: Settings, split: int, proxy: str) -> Step:
@@ -153,25 +155,20 @@ def share_right(scores: Tensor, labels: Tensor) -> float:
     return float((torch.nan_to_num(scores, nan=-torch.inf).argmax(1) == labels).double().mean())
 
 
-def fitted_outputs(problem: Classifier, classes: int) -> tuple[Readout, Tensor]:
-    """The map of scores fitted on the clean shots, one query each, and the validation shots' scores."""
-    clean = problem.ask(problem.start, torch.cat((problem.train, problem.validation)))
-    m, labels = len(problem.train), problem.labels
-    return fit_readout(clean[:m], labels[:m], clean[m:], labels[m:], classes=classes), clean[m:]
+def clean_scores(problem: Classifier) -> Tensor:
+    """Scores of all shots as they are [m + v, c], training ones first: one query each."""
+    return problem.ask(problem.start, torch.cat((problem.train, problem.validation)))
 
 
 def calibrate(task: Task, split: int) -> Run:
-    """The map of scores alone: one query a shot, exact gradient, kept only if it beats the start on validation."""
+    """The map of scores alone: one query a shot, exact gradient, kept only if it beats the raw scores on validation."""
     problem, data = task.problem(split), task.pictures.data
-    readout, kept = fitted_outputs(problem, data.classes)
-    labels, scores = problem.labels[problem.validation], task.test_scores(problem.start)
+    readout, guard = guarded_readout(clean_scores(problem), problem.labels, len(problem.train), classes=data.classes)
+    scores = task.test_scores(problem.start)
     # With other classes than the caller's there is no start to compare with.
-    own = kept.shape[1] == data.classes
-    before = share_right(scores, data.y_test) if own else 0.0
-    start, mapped = (share_right(kept, labels) if own else 0.0), share_right(readout(kept), labels)
-    kept_start = start > mapped
-    after = before if kept_start else share_right(readout(scores), data.y_test)
-    return Run("output", split, before, after, max(start, mapped), problem.count.asked, 0, kept_start, 1.0, 0.0)
+    before = share_right(scores, data.y_test) if scores.shape[1] == data.classes else 0.0
+    after = before if guard.kept_start else share_right(readout(scores), data.y_test)
+    return Run("output", split, before, after, guard.accuracy, problem.count.asked, 0, guard.kept_start, 1.0, 0.0)
 
 
 def vision(options: Vision, context: Context) -> Result:
