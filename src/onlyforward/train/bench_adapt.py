@@ -25,7 +25,6 @@ ARMS: Mapping[str, tuple[str, str]] = {
     "head": ("lr", "head"),
     "lr": ("lr", "early"),
     "late": ("lr", "late"),
-    "bp_early": ("bp", "early"),
     "bp": ("bp", "norms+head"),
 }
 """Arm -> method and scope; "head" is the exact gradient of the head alone."""
@@ -97,6 +96,5 @@ LABELS = {
     "head": "head alone, exact gradient (forward only)",
     "lr": "likelihood ratio: early norms by channel noise, exact head",
     "late": "likelihood ratio: norms of the last stage, exact head",
-    "bp_early": "backpropagation: early norms and head",
     "bp": "backpropagation: all norms and head",
 }
