@@ -162,6 +162,34 @@ def test_budgets_hold_and_keep_what_was_paid(tmp_path, capsys):
     assert kept["metrics"]["refit_auroc"] > 0.5
 
 
+def test_a_paid_run_that_is_killed_counts_what_it_had_sent(tmp_path, capsys, monkeypatch):
+    from onlyforward.detect import device
+    from onlyforward.detect.backends import FastNoise
+    from onlyforward.run.signals import Interrupted
+
+    words = ["--data", "digits", "--normal", "all", "--preset", "device", "--max-epochs", "1"]
+    assert call(capsys, "detect", "fit", *words, "--out", tmp_path / "fit")[0] == 0
+    monkeypatch.setattr(device, "make_backend", lambda _, ansatz, *, account, seed: FastNoise(ansatz, account))
+    plain, calls = device.measure, []
+
+    def dying(*given):
+        calls.append(given)
+        if isinstance(given[1], FastNoise) and given[3].step == 2:
+            raise Interrupted(2)
+        return plain(*given)
+
+    monkeypatch.setattr(device, "measure", dying)
+    words = ["detect", "run-on-device", tmp_path / "fit", "--backend", "ibm:test", "--shots", "64", "--rows", "20"]
+    words += ["--calibration-rows", "20", "--out", tmp_path / "run"]
+    assert main([*map(str, words), "--json"]) == 130
+    capsys.readouterr()
+    monkeypatch.setattr(device, "measure", plain)
+    code, report = call(capsys, "resume", tmp_path / "run")
+    assert code == 0
+    assert report["metrics"]["sent_shots"] == 8 * 40 * 64
+    assert report["metrics"]["shots"] == 11 * 40 * 64
+
+
 def test_a_calibrated_detector_scores_where_it_was_calibrated(fitted, tmp_path, capsys):
     code, report = call(
         capsys, "detect", "calibrate", fitted, "--backend", "fast", "--shots", "512", "--out", tmp_path / "there"

@@ -42,6 +42,12 @@ class Account:
     jobs: int = 0
     shots: int = 0
 
+    def fits(self, jobs: int, shots: int) -> bool:
+        """Whether that many more jobs and shots are left."""
+        return (self.max_jobs is None or self.jobs + jobs <= self.max_jobs) and (
+            self.max_shots is None or self.shots + shots <= self.max_shots
+        )
+
     def reserve(self, jobs: int, shots: int) -> None:
         """Take jobs and shots from the budget.
 
