@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from onlyforward.decide.options import FitDemand, Plan, Portfolio, Price, Recommend, Table
 from onlyforward.run.application import Demo
 from onlyforward.run.benchmark import BenchOptions
 from onlyforward.run.context import Common
@@ -120,6 +121,17 @@ DEMO = Demo(options=DemoOptions(), targets={"decide_gap": ("<=", 0.02)})
 
 def run(options: Any, context: Context) -> Result:
     """Run one `decide` command."""
+    if isinstance(options, Table | Portfolio | Recommend):
+        from onlyforward.decide import management, market_study
+
+        managed: dict[type[Any], Any] = {
+            FitDemand: management.fit_demand,
+            Plan: management.plan_orders,
+            Price: market_study.propose_prices,
+            Portfolio: market_study.portfolio,
+            Recommend: market_study.recommend_slates,
+        }
+        return managed[type(options)](options, context)
     from onlyforward.decide import study
 
     work = {
