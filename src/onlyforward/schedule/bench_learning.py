@@ -18,7 +18,7 @@ from onlyforward.schedule.exact import exact_gradient, exact_order_gradient
 from onlyforward.schedule.generate import weighted_tardiness
 from onlyforward.schedule.jobs import Jobs
 from onlyforward.schedule.network import Network, load_network
-from onlyforward.schedule.online import COLD, WARM, Plan, learn, refine
+from onlyforward.schedule.online import COLD, WARM, Plan, first_width, learn, refine
 from onlyforward.schedule.problem import Problem, make_problem
 from onlyforward.schedule.ratio import likelihood_ratio, plackett_luce, surrogate_gradient
 from onlyforward.schedule.search import Clock, arrays
@@ -60,7 +60,7 @@ def alone(tag: str, items: Iterable[Known], network: Network, limit: float, opti
         key, clock = Key(run=options.seed, site=f"bench {tag}", step=step), Clock(limit, timer=timer(options))
         orders = network.orders(problem)
         begin = clock.elapsed
-        order, _ = learn(problem, orders[0], Plan(sigma=WARM), clock, key)
+        order, _ = learn(problem, orders[0], Plan(sigma=first_width(problem)), clock, key)
         fine = refine(problem, order, clock, key.at(copy=1))
         atc = min(problem.cost(rules.atc(problem, k)) for k in rules.GRID if k <= max(2.0, problem.n / 5))
         costs = [int(problem.cost(found)) for found in (orders[0], order, fine)]

@@ -114,6 +114,11 @@ class Weights:
         return logits.softmax(1) @ torch.linspace(0, 1, logits.shape[1])
 
 
+def first_width(problem: Problem) -> float:
+    """Width to leave the network's order with: beyond 200 jobs it is far from good, and a narrow one stays near it."""
+    return COLD if problem.n > 200 else WARM
+
+
 def places(problem: Problem, order: np.ndarray) -> Tensor:
     """[n] where on the axis each job is in an order: its position, or with releases its start, as a share."""
     share = (np.arange(problem.n) + 0.5) / problem.n
@@ -130,7 +135,7 @@ def learned_starts(
     form: str = "locations", network: Network | None = None,
 ) -> Iterator[tuple[str, np.ndarray, int]]:  # fmt: skip
     """Name, learned order and steps: from the network's order, from EDD, from the best rule, as time permits."""
-    begins = [("network", network.orders(problem)[0], WARM)] if network is not None else []
+    begins = [("network", network.orders(problem)[0], first_width(problem))] if network is not None else []
     begins += [("edd", rules.edd(problem), COLD), ("rule", pool[0], WARM)]
     for step, (name, order, sigma) in enumerate(begins[:1] if form == "weights" else begins):
         if clock.over or clock.left < 0.3 * clock.limit:
