@@ -47,7 +47,6 @@ class Bench:
         held_y: their labels.
         x_test: test inputs, read for the figures reported alone.
         y_test: test labels.
-        name: of the set.
         key: of the order of fine-tuning.
         soft: logits of the model before pruning on the images of fine-tuning.
         options: the command's.
