@@ -165,7 +165,7 @@ class BenchConnect(Common):
     part: str = ""
     """Comma-separated parts: laws, cost, digits, vgg6, cora, fashion, init, shrink, resnet (default: all)."""
     quick: bool = False
-    """A short form of the same parts: fewer networks, one seed."""
+    """A short form of the same parts: fewer networks, one seed, every method at its default setting."""
 
 
 @dataclass(frozen=True, kw_only=True)
