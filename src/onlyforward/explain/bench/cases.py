@@ -24,6 +24,7 @@ PLACES = {
     "shapley": "values",
     "agree": "agreement",
     "endpoint": "endpoints",
+    "hostile": "hostile",
     "ledger": "ledger",
     "calibration": "trust",
     "sanity": "trust",

@@ -72,7 +72,8 @@ def endpoint(options: BenchOptions, context: Context, result: Result) -> None:
         "The endpoint answers in one sentence with the three likeliest classes and graded words of certainty; the "
         "score is the likeness of that sentence to the clean image's. The served network's probability judges.",
     )
-    hostile(result)
+    if "hostile" not in (options.cases or "hostile"):
+        hostile(options, context, result)
     result.metric("endpoint_queries", most)
     result.metric("endpoint_budget", BUDGET)
     result.metric("endpoint_gain", tally.mean("auto", "faithfulness") - tally.mean("random", "faithfulness"))

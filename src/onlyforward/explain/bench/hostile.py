@@ -18,6 +18,8 @@ from onlyforward.run.loopback import Loopback
 from onlyforward.run.oracle import Oracle
 
 if TYPE_CHECKING:
+    from onlyforward.run.benchmark import BenchOptions
+    from onlyforward.run.context import Context
     from onlyforward.run.result import Result
 
 VARIABLE = "ONLYFORWARD_BENCH_KEY"
@@ -66,8 +68,8 @@ def lengths(answers: Any) -> Tensor:
     return torch.tensor([float(len(answer["text"])) for answer in answers])
 
 
-def hostile(result: Result) -> None:
-    """Every fault once: what happened, what was kept, whether the secret leaked."""
+def hostile(options: BenchOptions, context: Context, result: Result) -> None:
+    """Every fault once: what happened, what was kept, what leaked; a part of `endpoint` that can run alone."""
     rows: list[list[Any]] = []
     right = lost = leaks = 0
     with secret() as key, tempfile.TemporaryDirectory() as place:
