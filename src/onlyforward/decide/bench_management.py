@@ -63,19 +63,21 @@ def solver(options: BenchManagement, context: Context, result: Result) -> None:
 
 
 def rates_of(works: Mapping[str, tuple[int, Callable[[], Any]]], *, rounds: int, seconds: float) -> dict[str, float]:
-    """Steps per second of every piece of work: median over rounds in which all of them run one after the other.
+    """Steps per CPU second of every piece of work: median over rounds in which all of them run one after the other.
 
     A piece is repeated until it has run for `seconds`, after a warm-up: a slow moment of the machine then falls on all.
+    Everything here runs on one thread, so that its CPU seconds are what a wall clock shows on a core of its own; on a
+    shared core a wall clock would time the neighbours.
     """
     found: dict[str, list[float]] = {name: [] for name in works}
     for turn in range(rounds + 1):
         for name, (steps, work) in works.items():
-            begin, times = time.perf_counter(), 0
-            while times == 0 or time.perf_counter() - begin < (seconds if turn else 0.0):
+            begin, times = time.process_time(), 0
+            while times == 0 or time.process_time() - begin < (seconds if turn else 0.0):
                 work()
                 times += 1
             if turn:
-                found[name].append(steps * times / (time.perf_counter() - begin))
+                found[name].append(steps * times / (time.process_time() - begin))
     return {name: float(np.median(rates)) for name, rates in found.items()}
 
 
@@ -151,7 +153,7 @@ def throughput(options: BenchManagement, context: Context, result: Result) -> No
         result.metric(f"throughput_{name}", rates[name], timing=True)
     result.table(
         "SupplyChain transitions, random orders, B = 4096",
-        ["backend", "rate [/s]", "ratio to plain Python [/s over /s]"],
+        ["backend", "steps per CPU second [/s]", "ratio to plain Python"],
         rows,
         "Plain Python is the lean twin of the tests; one Gymnasium environment is gymnasium.make of the same chain.",
     )
@@ -181,7 +183,7 @@ def others(options: BenchManagement, result: Result) -> None:
     result.metric("throughput_least_ratio", least, timing=True)
     result.table(
         "The other environments on numpy, random actions, B = 4096",
-        ["environment", "plain Python [/s]", "numpy [/s]", "ratio [/s over /s]"],
+        ["environment", "plain Python, per CPU second [/s]", "numpy, per CPU second [/s]", "ratio"],
         rows,
     )
 
