@@ -68,22 +68,6 @@ def test_a_killed_run_of_two_workers_resumes_to_the_bits_of_one_worker_uninterru
     assert json.loads((out / "result.json").read_text())["resumed_from"]
 
 
-def test_a_run_that_loses_a_worker_says_so_and_resumes_to_the_same_bits(tmp_path, alone):
-    out = tmp_path / "run"
-    argv, environment = command(*FIT, "--workers", "2", "--out", str(out), "--checkpoint-seconds", "0")
-    process = subprocess.Popen(argv, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-    deadline = time.monotonic() + 200
-    while not list((out / "checkpoints").glob("step-*.json")) and time.monotonic() < deadline:
-        time.sleep(0.01)
-    for pid in children(process):
-        os.kill(pid, signal.SIGKILL)
-    _, said = process.communicate(timeout=240)
-    assert process.returncode == 1
-    assert "worker is lost" in said
-    assert "onlyforward resume" in said
-    assert metrics("resume", str(out), "--json")["digest48"] == alone["digest48"]
-
-
 def test_torchrun_itself_may_start_the_workers(tmp_path, alone):
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     argv = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "onlyforward"]
