@@ -40,7 +40,7 @@ RATES: Mapping[str, tuple[float, float]] = {
     "coordinator": (0.01, 0.02),
 }
 """First word of an adapter's name -> learning rate and sigma."""
-FACTORS: Mapping[str, tuple[float, float]] = {"spsa-gc": (1 / 3, 1.0)}
+FACTORS: Mapping[str, tuple[float, float]] = {"spsa-gc": (0.1, 1.0)}
 """Arm -> factors of the learning rate and of sigma, chosen on the validation shots of splits that are not reported."""
 
 
