@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 METHODS = ("lr", "bp", "mezo", "es", "none")
 AMOUNTS = {"rotation": 30.0, "noise": 0.1, "jpeg": 0.0}
-HEAD_EPOCHS, HEAD_RATE = 30, 2e-3
+HEAD_EPOCHS, HEAD_RATE = 30, 1e-3
 MARGIN = 0.5
 """Standard errors by which the start must be beaten: less than before a closed model, since the head is exact."""
 
