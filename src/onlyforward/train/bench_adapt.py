@@ -84,8 +84,8 @@ def compared(
         f"{name} on {len(data.y_train)} images of {data.name}",
         ["arm", "accuracy", "std", "seeds", "forward passes per image and step"],
         rows,
-        "Every arm but the first two begins with three epochs of the exact head on stored features. The learning "
-        "rates are those of the likelihood-ratio arm.",
+        "Every arm that trains begins with three epochs of the exact head on stored features. The learning rates are "
+        "those of the likelihood-ratio arm.",
     )
     return found
 
