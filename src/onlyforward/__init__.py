@@ -30,6 +30,7 @@ PUBLIC = {
     "QRDQN": "onlyforward.decide.models",
     "Reinforce": "onlyforward.decide.models",
     "SPSA": "onlyforward.decide.models",
+    "tune": "onlyforward.tune.api",
     "align": "onlyforward.tune.api",
     "Features": "onlyforward.core.allocate.plan",
     "Uniform": "onlyforward.core.allocate.uniform",

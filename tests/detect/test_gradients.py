@@ -133,8 +133,8 @@ def test_the_shift_rule_is_pennylanes():
 def test_estimates_are_those_that_were_recorded():
     ansatz, psi, theta, objective = case()
     recorded = {
-        "likelihood_ratio": [-0.329434107, 0.269439273, 0.752890463],
-        "likelihood_ratio_scalar": [-0.283222875, 0.277003478, 0.682557870],
+        "likelihood_ratio": [-0.812117447, 0.558512425, -0.581968671],
+        "likelihood_ratio_scalar": [-0.742741117, 0.523551075, -0.569250248],
         "spsa": [-0.187699197, 0.334550023, -0.334550023],
     }
     for method, values in recorded.items():

@@ -31,6 +31,7 @@ def test_public_metrics_take_an_oracle_and_give_one_number_per_image():
 
 
 def test_every_peer_keeps_its_budget_to_the_row():
+    pytest.importorskip("skimage")
     x = torch.rand(3, 16, 16, generator=of.Key().generator())
     for name, peer in of.peers.PEERS.items():
         oracle = Oracle(bright)
