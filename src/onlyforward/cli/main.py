@@ -12,7 +12,7 @@ from typing import Any
 
 from onlyforward.core.checks import check_choice
 from onlyforward.core.errors import OnlyForwardError, UsageError
-from onlyforward.run.application import applications, resolve
+from onlyforward.run.application import NAMES, applications, resolve
 
 TOOLS = {
     "demo": "Run every application's demonstration and write one report.",
@@ -58,6 +58,9 @@ def dispatch(argv: list[str]) -> int:
     if command is None:
         return 0
     from onlyforward.cli.execute import execute
+
+    if command.words == "doctor" and not rest:  # nothing to parse: the parser is not loaded
+        return execute(command, command.options())
     from onlyforward.cli.options import parse
 
     try:
@@ -69,11 +72,14 @@ def dispatch(argv: list[str]) -> int:
 
 def choose(argv: list[str]) -> tuple[Command | None, list[str]]:
     """The command that the leading words name, and the remaining arguments; None after help was printed."""
-    found = applications()
-    first = check_choice(argv[0], [*found, *TOOLS], name="command")
-    if first in TOOLS:
-        return tool(first, argv[1:])
-    app = found[first]
+    if argv[0] in TOOLS:
+        return tool(argv[0], argv[1:])
+    if argv[0] in NAMES:  # our own: the installed entry points need not be read, which takes a tenth of a second
+        first, app = argv[0], resolve(f"onlyforward.{argv[0]}:APPLICATION")
+    else:
+        found = applications()
+        first = check_choice(argv[0], [*found, *TOOLS], name="command")
+        app = found[first]
     if "" in app.options:
         return Command(first, first, resolve(app.options[""]), resolve(app.run)), argv[1:]
     return nested(first, {name: (first, reference, app.run) for name, reference in app.options.items()}, argv[1:])

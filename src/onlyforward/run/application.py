@@ -6,7 +6,6 @@ import importlib
 import pkgutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from importlib.metadata import entry_points
 from typing import Any
 
 NAMES = ("train", "tune", "explain", "decide", "schedule", "detect", "prune")
@@ -73,6 +72,8 @@ def resolve(reference: str) -> Any:
 
 def applications() -> dict[str, Application]:
     """The applications that exist: the package's own folders in the order of NAMES, then installed entry points."""
+    from importlib.metadata import entry_points
+
     import onlyforward
 
     folders = {module.name for module in pkgutil.iter_modules(onlyforward.__path__) if module.ispkg}

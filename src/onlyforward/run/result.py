@@ -9,7 +9,6 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from hashlib import sha256
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -215,6 +214,8 @@ def plain(value: Any) -> Any:
 
 def versions() -> dict[str, str]:
     """Versions of the interpreter and of what the numbers depend on; reads metadata, imports nothing."""
+    from importlib import metadata
+
     found = {"python": platform.python_version(), "machine": platform.machine(), "system": sys.platform}
     for name in ("onlyforward", "torch", "numpy"):
         try:
