@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from onlyforward.core.allocate import BernoulliAllocator, Features, GaussianAllocator, Halving, Neyman, Uniform
 from onlyforward.core.allocate.bernoulli import cost_gradient, spread_freed
-from onlyforward.core.allocate.gaussian import TAU, floored, relative_cost, standardised
+from onlyforward.core.allocate.gaussian import TAU, floored, relative_cost
+from onlyforward.core.allocate.learned import standardised
 from onlyforward.core.errors import UsageError
 from onlyforward.core.keys import Key
 

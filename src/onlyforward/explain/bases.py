@@ -165,20 +165,6 @@ def dct_rows(length: int, count: int) -> Tensor:
     return rows
 
 
-def user_basis(lift: Callable[[Tensor], Tensor], adjoint: Callable[[Tensor], Tensor], x: Tensor) -> Basis:
-    """A user's pair; columns should be orthonormal, and adjoint(lift(c)) must be c.
-
-    Raises:
-        UsageError: the pair is no orthonormal pair.
-    """
-    k = adjoint(x[None]).shape[1]
-    eye = torch.eye(k, dtype=x.dtype)
-    gap = float((adjoint(lift(eye)) - eye).abs().max())
-    if gap > 1e-3:
-        raise UsageError(f"adjoint(lift(c)) differs from c by {gap:.2g}", "Give a pair with orthonormal columns")
-    return Basis("user", tuple(x.shape), k, lift, adjoint, lambda: [torch.eye(k, dtype=torch.float64)])
-
-
 def part_of(basis: Basis, index: Tensor) -> Basis:
     """The basis of some coordinates `index [k']` alone."""
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
 from onlyforward.core.errors import UsageError
-from onlyforward.nn.layout import Layout, first, with_first
+from onlyforward.nn.layout import Layout, with_first
 from onlyforward.nn.rules import NORMS, normalised, rule_for
 
 
@@ -187,8 +187,3 @@ def is_unit(module: nn.Module) -> bool:
 
 
 RECURRENT = (nn.LSTM, nn.GRU, nn.RNN)
-
-
-def output_tensor(call: Call) -> Tensor:
-    """The clean output tensor of a call."""
-    return first(call.output)

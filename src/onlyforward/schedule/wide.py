@@ -72,14 +72,3 @@ def improve_wide(order, start, p, r, knots, coef, longest, sums):
     if best[n] < 0:
         apply(order, origin, kind)
     return best[n]
-
-
-@jit
-def descend_wide(order, start, p, r, knots, coef, longest, sums, passes):
-    """At most `passes` passes; returns the last one's gain, 0 at a local optimum."""
-    gain = p[0] - p[0]
-    for _ in range(passes):
-        gain = improve_wide(order, start, p, r, knots, coef, longest, sums)
-        if gain >= 0:
-            break
-    return gain

@@ -16,11 +16,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from onlyforward.core.allocate.gaussian import floored, relative_cost, standardised
+from onlyforward.core.allocate.gaussian import floored, relative_cost
+from onlyforward.core.allocate.learned import learned_plan
 from onlyforward.core.allocate.neyman import Neyman
-from onlyforward.core.allocate.plan import Features, Plan, check_infinite, make_plan, usable
+from onlyforward.core.allocate.plan import Features, Plan
 from onlyforward.core.checks import check_range
-from onlyforward.core.errors import UsageError
 from onlyforward.core.keys import Key
 
 BOUND = 8.0
@@ -71,18 +71,7 @@ class BernoulliAllocator:
         Raises:
             UsageError: features without losses, or a budget below one run an item.
         """
-        loss, spread = check_infinite(features).loss, self.spread.spread(features)
-        if loss is None:
-            raise UsageError("A learned allocator reads losses and got none", "Give Features(loss=...)")
-        if spread is None:
-            spread = loss
-        flat = make_plan(torch.ones(features.items), budget, n_min=self.n_min)
-        if not usable(loss) or not usable(spread) or features.items == 1:
-            return flat
-        order = torch.argsort(loss.double(), stable=True)
-        shares = self.learn(standardised(loss[order].double()), spread[order].double(), budget)
-        back = torch.empty_like(shares).index_copy(0, order, shares)
-        return make_plan(back, budget, n_min=self.n_min, spread=spread)
+        return learned_plan(self, budget, features)
 
     def learn(self, level: Tensor, size: Tensor, budget: int) -> Tensor:
         """One update from `draws` samples; returns the shares of the plan [items]."""

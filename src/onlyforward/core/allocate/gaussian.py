@@ -17,8 +17,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from onlyforward.core.allocate.learned import learned_plan
 from onlyforward.core.allocate.neyman import Neyman
-from onlyforward.core.allocate.plan import Features, Plan, check_infinite, make_plan, usable
+from onlyforward.core.allocate.plan import Features, Plan
 from onlyforward.core.checks import check_range
 from onlyforward.core.errors import UsageError
 from onlyforward.core.keys import Key
@@ -75,20 +76,7 @@ class GaussianAllocator:
         Raises:
             UsageError: features without losses, or a budget below one run an item.
         """
-        loss, spread = check_infinite(features).loss, self.spread.spread(features)
-        if loss is None:
-            raise UsageError("A learned allocator reads losses and got none", "Give Features(loss=...)")
-        if spread is None:
-            spread = loss
-        flat = make_plan(torch.ones(features.items), budget, n_min=self.n_min)
-        if not usable(loss) or not usable(spread) or features.items == 1:
-            return flat
-        # Draws follow the order of the losses, so that the order of the batch does not matter.
-        order = torch.argsort(loss.double(), stable=True)
-        level, size = standardised(loss[order].double()), spread[order].double()
-        shares = self.learn(level, size, budget)
-        back = torch.empty_like(shares).index_copy(0, order, shares)
-        return make_plan(back, budget, n_min=self.n_min, spread=spread)
+        return learned_plan(self, budget, features)
 
     def learn(self, level: Tensor, size: Tensor, budget: int) -> Tensor:
         """One update from `draws` samples; returns the shares of the plan [items]."""
@@ -156,16 +144,6 @@ class GaussianAllocator:
         """Continue where `state()` was taken."""
         self.steps, self.parameters = int(state["steps"]), dict(state["parameters"])
         self.spread.load_state(state["spread"])
-
-
-def standardised(loss: Tensor) -> Tensor:
-    """Roots of losses with mean 0 and standard deviation 1 [items]; zeros where all are equal.
-
-    Losses have heavy tails: their roots keep a linear mean from giving everything to the worst item.
-    """
-    root = loss.clamp(min=0).sqrt()
-    deviation = root.std(correction=0)
-    return (root - root.mean()) / deviation if float(deviation) > 0 else torch.zeros_like(root)
 
 
 def floored(shares: Tensor, budget: int, n_min: int) -> Tensor:
