@@ -17,7 +17,7 @@ gymnasium = pytest.importorskip("gymnasium")
 def random_actions(environment, batch, generator):
     space = environment.action
     if space.kind in ("discrete", "multidiscrete"):
-        return generator.integers(0, space.sizes[0], (environment.horizon, batch, space.columns))
+        return generator.integers(0, space.sizes, (environment.horizon, batch, space.columns))
     raw = generator.random((environment.horizon, batch, space.columns)).astype(np.float32)
     return raw / raw.sum(-1, keepdims=True) if space.kind == "simplex" else raw
 
@@ -57,6 +57,10 @@ VARIANTS = [
     ("SupplyChain", {"initial_pipeline": 3.0, "leads": (1, 4), "lost": (0.1, 0.2), "holding": (0.2, 0.3)}),
     *(("LostSales", {"lead": lead, "periods": 30, "warm": 5}) for lead in (0, 1, 5, 30)),
     ("Portfolio", {"cost": 0.0, "periods": 7}),
+    *(("DynamicPricing", {"demand": law, "slots": 20, "customers": 30.0}) for law in ("linear", "logit")),
+    ("Recommendation", {"slate": 8, "periods": 4}),
+    ("JointSeason", {"utility": (1.8, 1.5, 1.2), "cost": (0.7, 0.6, 0.5), "customers": 3, "periods": 5, "cap": 6}),
+    ("JointReplenish", {"utility": (1.0,), "cost": (0.4,), "warm": 0, "periods": 9}),
 ]
 
 

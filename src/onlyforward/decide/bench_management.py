@@ -114,7 +114,8 @@ def random_actions(space: Space, horizon: int, batch: int, key: Key) -> NDArray[
     generator = key.numpy()
     if space.kind in ("discrete", "multidiscrete"):
         kind = np.int64 if space.kind == "discrete" else np.float32
-        drawn = generator.integers(0, space.sizes[0], (horizon, space.columns, batch)).astype(kind)
+        sizes = np.array(space.sizes[: space.columns])[:, None]
+        drawn = generator.integers(0, sizes, (horizon, space.columns, batch)).astype(kind)
         return drawn.transpose(0, 2, 1)
     raw = generator.random((horizon, batch, space.columns)).astype(np.float32)
     return raw / raw.sum(-1, keepdims=True) if space.kind == "simplex" else raw

@@ -10,10 +10,13 @@ from onlyforward.core.checks import check_choice
 from onlyforward.core.errors import UsageError
 from onlyforward.decide.envs.bandit import Bandit
 from onlyforward.decide.envs.base import Environment
+from onlyforward.decide.envs.joint import JointReplenish, JointSeason, ReplenishParameters, SeasonParameters
 from onlyforward.decide.envs.lost_sales import LostSales, LostSalesParameters
 from onlyforward.decide.envs.lottery import BeyondGreed, FairLottery
 from onlyforward.decide.envs.newsvendor import SS, Newsvendor, NewsvendorParameters, ReorderParameters
 from onlyforward.decide.envs.portfolio import Portfolio, PortfolioParameters
+from onlyforward.decide.envs.pricing import DynamicPricing, PricingParameters
+from onlyforward.decide.envs.recommendation import Recommendation, RecommendationParameters
 from onlyforward.decide.envs.supply_chain import SupplyChain, SupplyChainParameters
 from onlyforward.decide.envs.toy import OneStep, ZeroMean
 
@@ -30,6 +33,10 @@ ENVIRONMENTS: dict[str, tuple[Maker, type | None]] = {
     "LostSales": (LostSales, LostSalesParameters),
     "Newsvendor": (Newsvendor, NewsvendorParameters),
     "SS": (SS, ReorderParameters),
+    "DynamicPricing": (DynamicPricing, PricingParameters),
+    "Recommendation": (Recommendation, RecommendationParameters),
+    "JointSeason": (JointSeason, SeasonParameters),
+    "JointReplenish": (JointReplenish, ReplenishParameters),
 }
 
 PAPER: dict[str, dict[str, Any]] = {"SupplyChain": {"compat": "paper"}, "Portfolio": {"discount": 0.99}}

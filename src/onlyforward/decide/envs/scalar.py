@@ -18,6 +18,7 @@ from onlyforward.decide.envs.base import Environment
 from onlyforward.decide.envs.lost_sales import LostSalesParameters
 from onlyforward.decide.envs.newsvendor import NewsvendorParameters, ReorderParameters
 from onlyforward.decide.envs.portfolio import PortfolioParameters
+from onlyforward.decide.envs.scalar_market import ScalarPricing, ScalarRecommendation, ScalarReplenish, ScalarSeason
 from onlyforward.decide.envs.supply_chain import SupplyChainParameters
 
 Step = tuple[list[float], float, bool]
@@ -223,6 +224,10 @@ TWINS: dict[str, Callable[[Any, Mapping[str, Any]], Any]] = {
     "SS": lambda p, noise: ScalarReorder(p, noise["demand"]),
     "Newsvendor": lambda p, noise: ScalarNewsvendor(p, noise["demand"]),
     "Portfolio": lambda p, noise: ScalarPortfolio(p, noise["move"]),
+    "DynamicPricing": lambda p, noise: ScalarPricing(p, noise["uniform"]),
+    "Recommendation": lambda p, noise: ScalarRecommendation(p, noise["user"], noise["uniform"]),
+    "JointSeason": lambda p, noise: ScalarSeason(p, noise["uniform"]),
+    "JointReplenish": lambda p, noise: ScalarReplenish(p, noise["uniform"]),
     "ZeroMean": zero_mean,
     "OneStep": one_step,
     "FairLottery": fair_lottery,

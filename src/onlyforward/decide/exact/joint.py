@@ -8,7 +8,6 @@ maximises V_0(x) - c'x. (Setting of arXiv 2403.00318; the instances and the prog
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
@@ -18,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Values = NDArray[np.float64]
+Choices = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,41 @@ def season_b(items: int) -> Season:
     )
 
 
-def evaluate(season: Season, choices: NDArray[np.int64] | None = None, allowed: Iterable[int] | None = None) -> Values:
+class Program:
+    """A season's dynamic program: one stage at every stock vector, for every action.
+
+    Args:
+        season: the instance.
+    """
+
+    def __init__(self, season: Season) -> None:
+        items = len(season.utility)
+        self.periods, self.actions = season.periods, season.actions
+        stock = np.indices((season.cap + 1,) * items)
+        sold = np.minimum(season.outcomes.T.reshape(items, -1, *(1,) * items), stock[:, None])
+        self.after = tuple(stock[i][None] - sold[i] for i in range(items))
+        self.chances = np.array([season.chances(action) for action in self.actions])
+        self.revenue = np.array(
+            [
+                np.tensordot(chances, np.tensordot(np.array(prices), sold, axes=(0, 0)), axes=(0, 0))
+                for chances, (prices, _) in zip(self.chances, self.actions, strict=True)
+            ]
+        )
+        self.end: Values = season.salvage * stock.sum(axis=0).astype(np.float64)
+
+    def ahead(self, value: Values, allowed: list[int] | slice = slice(None)) -> Values:
+        """Revenue of a period and value of the next, for every (allowed) action and stock: [A, X + 1, ..., X + 1]."""
+        return self.revenue[allowed] + np.tensordot(self.chances[allowed], value[self.after], axes=(1, 0))
+
+    def best(self, allowed: list[int] | slice = slice(None)) -> Values:
+        """V_0 on every stock vector, maximised over the allowed actions: [X + 1, ..., X + 1]."""
+        value = self.end
+        for _ in range(self.periods):
+            value = self.ahead(value, allowed).max(axis=0)
+        return value
+
+
+def evaluate(season: Season, choices: Choices | None = None, allowed: list[int] | slice = slice(None)) -> Values:
     """V_0 on every stock vector: [X + 1, ..., X + 1].
 
     Args:
@@ -94,28 +128,66 @@ def evaluate(season: Season, choices: NDArray[np.int64] | None = None, allowed: 
         choices: a policy, the action's index at every period and stock [T, X + 1, ..., X + 1]; None maximises.
         allowed: the actions to maximise over (default: all).
     """
-    items = len(season.utility)
-    shape = (season.cap + 1,) * items
-    stock = np.indices(shape)
-    sold = np.minimum(season.outcomes.T.reshape(items, -1, *(1,) * items), stock[:, None])
-    after = tuple(stock[i][None] - sold[i] for i in range(items))
-    indices = list(range(len(season.actions)) if allowed is None else allowed)
-    chances = np.array([season.chances(season.actions[a]) for a in indices])
-    revenue = np.array([chance_revenue(c, sold, season.actions[a][0]) for c, a in zip(chances, indices, strict=True)])
-    value: Values = season.salvage * stock.sum(axis=0).astype(np.float64)
+    program = Program(season)
+    if choices is None:
+        return program.best(allowed)
+    value = program.end
     for period in reversed(range(season.periods)):
-        ahead = revenue + np.tensordot(chances, value[after], axes=(1, 0))
-        if choices is None:
-            value = ahead.max(axis=0)
-        else:
-            value = np.take_along_axis(ahead, choices[period][None], axis=0)[0]
+        value = np.take_along_axis(program.ahead(value), choices[period][None], axis=0)[0]
     return value
 
 
-def chance_revenue(chances: Values, sold: NDArray[np.int64], prices: Sequence[float]) -> Values:
-    """Expected revenue of one period at every stock vector."""
-    earned = np.tensordot(np.array(prices), sold, axes=(0, 0))
-    return np.tensordot(chances, earned, axes=(0, 0))
+def action_values(season: Season) -> tuple[Values, Values]:
+    """Q_t(x, a) of the optimal continuation [T, A, X + 1, ..., X + 1], and V_0 [X + 1, ..., X + 1]."""
+    program = Program(season)
+    value, found = program.end, []
+    for _ in range(season.periods):
+        found.append(program.ahead(value))
+        value = found[-1].max(axis=0)
+    return np.array(found[::-1]), value
+
+
+def best_response(season: Season, choices: Choices, free: str) -> tuple[Values, Choices]:
+    """V_0 and the policy when one domain answers the other's policy at every period and stock.
+
+    Args:
+        season: the instance.
+        choices: the policy [T, X + 1, ..., X + 1]; what the other domain does in it is kept.
+        free: "price" or "recommendation", the domain that answers.
+    """
+    program = Program(season)
+    pair = [(prices, item) if free == "recommendation" else (item, prices) for prices, item in program.actions]
+    kept = {part: i for i, part in enumerate(dict.fromkeys(part for part, _ in pair))}
+    held = np.array([kept[part] for part, _ in pair])
+    value, answer = program.end, np.empty_like(choices)
+    for period in reversed(range(season.periods)):
+        same = held.reshape(-1, *(1,) * value.ndim) == held[choices[period]][None]
+        ahead = np.where(same, program.ahead(value), -np.inf)
+        answer[period], value = ahead.argmax(axis=0), ahead.max(axis=0)
+    return value, answer
+
+
+def person_by_person(season: Season) -> float:
+    """Profit where prices and recommendations answer each other until neither gains, from the margin silo on."""
+    shape = (season.periods, *(season.cap + 1,) * len(season.utility))
+    choices, before = np.full(shape, myopic(season)), -np.inf
+    while True:
+        _, choices = best_response(season, choices, "recommendation")
+        value, choices = best_response(season, choices, "price")
+        if value.sum() <= before + 1e-9:
+            return with_order(season, value)[0]
+        before = value.sum()
+
+
+def myopic(season: Season, *, margin: bool = True) -> int:
+    """The action that earns most from one customer as if stock were endless, by margin or by revenue."""
+    cost = np.array(season.cost) if margin else 0.0
+    gains = []
+    for prices, recommended in season.actions:
+        weight = np.exp(np.array(season.utility) - np.array(prices))
+        weight[recommended] *= np.exp(season.boost)
+        gains.append(weight @ (np.array(prices) - cost) / (1.0 + weight.sum()))
+    return int(np.argmax(gains))
 
 
 def with_order(season: Season, value: Values) -> tuple[float, tuple[int, ...]]:
@@ -127,17 +199,29 @@ def with_order(season: Season, value: Values) -> tuple[float, tuple[int, ...]]:
 
 
 def references(season: Season) -> dict[str, float]:
-    """Profit of the joint optimum and of the policies that hold prices, the recommendation, or both fixed."""
+    """Profit, each with its best order, of the joint optimum and of everything that coordinates less.
+
+    `static` holds prices and recommendation all season, `dynamic_price` the recommendation, `dynamic_recommendation`
+    the prices; `person` lets prices and recommendations answer each other; the silos ignore stock: `margin_silo`
+    maximises a customer's margin, `revenue_silo` a customer's revenue.
+    """
     actions = season.actions
     by_item = [[a for a, (_, r) in enumerate(actions) if r == item] for item in range(len(season.utility))]
     by_price: dict[tuple[float, ...], list[int]] = {}
     for a, (prices, _) in enumerate(actions):
         by_price.setdefault(prices, []).append(a)
+
+    program = Program(season)
+
+    def best(*allowed: int) -> float:
+        return with_order(season, program.best(list(allowed)))[0]
+
     return {
-        "joint": with_order(season, evaluate(season))[0],
-        "static": max(with_order(season, evaluate(season, allowed=[a]))[0] for a in range(len(actions))),
-        "dynamic_price": max(with_order(season, evaluate(season, allowed=group))[0] for group in by_item),
-        "dynamic_recommendation": max(
-            with_order(season, evaluate(season, allowed=group))[0] for group in by_price.values()
-        ),
+        "joint": with_order(season, program.best())[0],
+        "person": person_by_person(season),
+        "dynamic_recommendation": max(best(*group) for group in by_price.values()),
+        "dynamic_price": max(best(*group) for group in by_item),
+        "static": max(best(a) for a in range(len(actions))),
+        "margin_silo": best(myopic(season)),
+        "revenue_silo": best(myopic(season, margin=False)),
     }
