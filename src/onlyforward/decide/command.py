@@ -26,7 +26,7 @@ class Solve(Common):
     """Solve an inventory problem exactly and compare the heuristics."""
 
     env: str = "onlyforward/LostSales-v0"
-    """Environment with an exact solver: LostSales, Newsvendor, SS."""
+    """Environment with an exact solver: LostSales, Newsvendor, SS, DynamicPricing, JointSeason, JointReplenish."""
     set: tuple[str, ...] = ()
     """Parameters as NAME=VALUE words, such as lead=4 penalty=4 demand=poisson mean=5."""
     simulate: int = 0
@@ -60,7 +60,7 @@ class Train(Policy):
     agent: str = "qpo"
     """qpo, reinforce, params, ppo, qppo, qppo-paper, spsa or qrdqn."""
     policy: str = "mlp"
-    """mlp or linear; with params: base-stock, echelon-, cyclic- and capped-base-stock, sS, frontier."""
+    """mlp or linear; with params: base-stock, echelon-, cyclic- and capped-base-stock, sS, frontier, linear-price."""
     steps: int = 0
     """Environment steps (default: the preset's episodes)."""
     episodes: int = 0

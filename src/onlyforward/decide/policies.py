@@ -272,6 +272,17 @@ def constant(environment: Any) -> Structured:
     return Structured("constant", middle, tuple(0.015 * (b - a) for a, b in zip(low, high, strict=True)), act)
 
 
+def linear_price(environment: Any) -> Structured:
+    """A price that is linear in time left and stock, both as shares: theta_0 + theta_1 left + theta_2 stock."""
+
+    def act(env: Any, state: State, numbers: Array) -> Array:
+        left, share = 1 - state["t"] / env.horizon, state["stock"] / env.parameters.items
+        price = numbers[:, 0] + numbers[:, 1] * left + numbers[:, 2] * share
+        return price.clip(min=0, max=env.parameters.dearest)[:, None]
+
+    return Structured("linear-price", (1.5, 0.0, 0.0), (0.2, 0.2, 0.2), act)
+
+
 def careful_mix(environment: Any, multiple: float = 1.2816) -> Any:
     """Long-only weights that maximise mean - multiple * standard deviation over the horizon: [assets], float32."""
     from scipy.optimize import minimize
@@ -301,6 +312,7 @@ STRUCTURED: dict[str, Callable[..., Structured]] = {
     "frontier-blind": blind_frontier,
     "cppi": cppi,
     "constant": constant,
+    "linear-price": linear_price,
 }
 NETWORKS = ("mlp", "linear")
 

@@ -29,6 +29,12 @@ if TYPE_CHECKING:
 
 EVALUATION = "evaluation"
 """Site of the keys of fresh episodes: no training episode shares them."""
+COSTS = ("LostSales", "SS", "Newsvendor")
+"""Environments whose reward is minus a cost."""
+MEANS = ("DynamicPricing", "Recommendation", "JointSeason", "JointReplenish")
+"""Environments whose references are means; those of the others are quantiles, or costs."""
+SOLVED = ("Newsvendor", "SS", "DynamicPricing", "JointSeason", "JointReplenish")
+"""Environments whose first reference is the exact optimum; lost sales have more to tell."""
 
 
 def envs(options: Envs, context: Context) -> Result:
@@ -53,14 +59,15 @@ def solve(options: Solve, context: Context) -> Result:
     environment = make(options.env, **parse_settings(options.set))
     begin = time.perf_counter()
     if short(options.env) != "LostSales":
-        known = {name: r for name, r in environment.references().items() if r.kind == "exact"}
-        if short(options.env) not in ("Newsvendor", "SS"):
-            raise UsageError(f"{options.env} has no exact solver", "Choose LostSales, Newsvendor or SS")
+        if short(options.env) not in SOLVED:
+            raise UsageError(f"{options.env} has no exact solver", f"Choose LostSales or {', '.join(SOLVED)}")
+        known = environment.references()
         best = next(iter(known.values()))
-        result.metric("optimal_value", -best.value)
+        sign, word = (-1, "cost") if short(options.env) in COSTS else (1, "value")
+        result.metric("optimal_value", sign * best.value)
         result.metric("solver_seconds", time.perf_counter() - begin, timing=True)
-        result.table("Optimal cost", ["policy", "cost"], [[best.policy, -best.value]])
-        result.answer = f"The optimal cost is {-best.value:.4f}: {best.policy}."
+        result.table(f"Optimal {word}", ["policy", word], [[r.policy, sign * r.value] for r in known.values()])
+        result.answer = f"The optimal {word} is {sign * best.value:.4f}: {best.policy}."
         return result
     p = environment.parameters  # type: ignore[attr-defined]
     problem = lost_sales.LostSales(p.lead, p.penalty, p.holding, p.demand, p.mean)
@@ -249,8 +256,9 @@ def tracked_quantile(agent: Agent) -> float:
 
 
 def best_reference(environment: Environment, objective: Objective) -> Reference | None:
-    """The strongest known value of the environment's quantile; means and other risks have none here."""
-    if objective.name != "quantile" and environment.id not in ("LostSales", "SS", "Newsvendor"):
+    """The strongest known value of the objective; what is known of an environment is of its mean or of its quantile."""
+    known = "mean" if environment.id in MEANS else "quantile"
+    if objective.name != known and environment.id not in COSTS:
         return None
     return next(iter(environment.references().values()), None)
 
@@ -268,7 +276,7 @@ def report_references(
 ) -> None:
     """reference_value, ratio (or gap where the reference is not positive) and the best heuristic's values."""
     result.metric("reference_value", float("nan") if reference is None else reference.value)
-    costs = environment.id in ("LostSales", "SS", "Newsvendor")
+    costs = environment.id in COSTS
     if reference is not None and costs:
         result.metric("ratio", reference.value / value)
     elif reference is not None and reference.value > 0:

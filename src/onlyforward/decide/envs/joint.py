@@ -219,6 +219,6 @@ class JointReplenish(Market):
             "optimum": Reference(found["joint"], "exact", "joint value iteration"),
             **{
                 name: Reference(found[name], "heuristic", name.replace("_", " "))
-                for name in ("static", "base_stock", "revenue_silo")
+                for name in ("static", "margin_silo", "revenue_silo")
             },
         }

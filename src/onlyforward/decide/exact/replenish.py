@@ -123,7 +123,6 @@ def references(problem: Replenish) -> dict[str, float]:
     return {
         "joint": solve(problem).value,
         "static": solve(problem, actions=[static]).value,
-        "base_stock": best_levels(problem, static)[0],
         "margin_silo": solve(problem, actions=[myopic(season)]).value,
         "revenue_silo": solve(problem, actions=[myopic(season, margin=False)]).value,
     }
