@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from fnmatch import fnmatchcase
+from functools import lru_cache
 
 from torch import nn
 
@@ -31,11 +32,14 @@ def check_plan(plan: Mapping[str, str], model: nn.Module) -> None:
 
 def planned(plan: Mapping[str, str], path: str) -> str | None:
     """The kind of the last glob that matches the path or a module that contains it."""
-    found = None
+    glob = last_match(tuple(plan), path)
+    return None if glob is None else plan[glob]
+
+
+@lru_cache(maxsize=4096)
+def last_match(globs: tuple[str, ...], path: str) -> str | None:
+    """The last glob that matches the path or a module that contains it; every step asks this of every module."""
     parents = [path]
     while "." in parents[-1]:
         parents.append(parents[-1].rpartition(".")[0])
-    for glob, kind in plan.items():
-        if any(fnmatchcase(parent, glob) for parent in parents):
-            found = kind
-    return found
+    return next((glob for glob in reversed(globs) if any(fnmatchcase(parent, glob) for parent in parents)), None)

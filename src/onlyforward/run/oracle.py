@@ -11,7 +11,9 @@ from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from onlyforward.core.checks import check_range, require
@@ -355,10 +357,12 @@ def good(answers: Tensor | list[Any]) -> Tensor | list[Any]:
 
 def distinct(x: Tensor) -> tuple[list[int], list[int]]:
     """First positions of the distinct rows, and for every row its place among them."""
+    rows = x.detach().cpu().contiguous().numpy()
+    if len(set(checksums(rows))) == len(rows):
+        return list(range(len(rows))), list(range(len(rows)))
     seen: dict[tuple[int, bytes], int] = {}
     first: list[int] = []
     places = []
-    rows = x.detach().cpu().contiguous().numpy()
     for i in range(len(rows)):
         content = rows[i].tobytes()
         # Python's own hash is several times faster than a digest; short rows are compared whole.
@@ -370,3 +374,17 @@ def distinct(x: Tensor) -> tuple[list[int], list[int]]:
         places.append(len(first))
         first.append(i)
     return first, places
+
+
+def checksums(rows: NDArray[Any]) -> list[int]:
+    """A number for each row [n, ...] that is the same for equal rows: words times fixed odd numbers, modulo 2^64.
+
+    One product is several times faster than a digest a row; rows that are no multiple of eight bytes get a 0.
+    """
+    width = rows.nbytes // max(1, len(rows))
+    if width == 0 or width % 8:
+        return [0] * len(rows)
+    words = rows.reshape(len(rows), -1).view(np.uint64)
+    odd = np.arange(words.shape[1], dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15) | np.uint64(1)
+    found: list[int] = (words @ odd).tolist()
+    return found
