@@ -118,8 +118,8 @@ def test_the_suffix_of_a_transformer_is_the_transformer():
 
 def test_every_method_moves_the_suffix_and_ours_needs_no_graph():
     from onlyforward.data.pretrained import vit
+    from onlyforward.tune.finetune import Features, Recipe, tune_suffix
     from onlyforward.tune.suffix import cached, split
-    from onlyforward.tune.vit import Features, Recipe, tune_suffix
 
     torch.manual_seed(0)
     model = vit(width=16, layers=2).eval().requires_grad_(False)
@@ -130,6 +130,32 @@ def test_every_method_moves_the_suffix_and_ours_needs_no_graph():
         kept, _, runs = tune_suffix(arm, suffix, Features(stored, y, 30, stored, y), Recipe(epochs=2), 0)
         assert kept.guard.accuracy >= kept.guard.start_accuracy
         assert runs > 30
+
+
+@pytest.mark.parametrize("word", ["lora", "bias", "late"])
+def test_a_scope_starts_where_the_network_is_and_moves_its_own_parts_alone(word):
+    from onlyforward.data.pretrained import vit
+    from onlyforward.tune.finetune import Recipe, Scope, stepper
+    from onlyforward.tune.suffix import cached, split
+
+    torch.manual_seed(0)
+    prefix, suffix = split(vit(width=16, layers=2).eval().requires_grad_(False), 1)
+    x, y = cached(prefix, torch.rand(20, 3, 32, 32, generator=Key().generator())), torch.arange(20) % 10
+    scope, clean = Scope(word, 2), suffix(x)
+    suffix = scope.widened(suffix, Key())
+    assert torch.allclose(suffix(x), clean, atol=1e-6)
+    for p in scope.parameters(suffix):  # away from B = 0, where A has no slope
+        p.data.add_(0.1)
+    found = {}
+    for method in ("neyman", "bp"):
+        suffix.zero_grad()
+        stepper(method, suffix, Recipe(copies=3000, sigma=0.02), 0, scope)(x, y)
+        found[method] = torch.cat([p.grad.flatten() for p in scope.parameters(suffix)])
+        moved = {id(p) for p in (*scope.parameters(suffix), *suffix.head.parameters())}
+        assert all(p.grad is None or id(p) in moved for p in suffix.parameters())
+    cosine = torch.nn.functional.cosine_similarity(found["neyman"], found["bp"], dim=0)
+    assert cosine > 0.95
+    assert 0.9 < found["neyman"].norm() / found["bp"].norm() < 1.15
 
 
 def test_the_package_is_its_own_verb(tmp_path):

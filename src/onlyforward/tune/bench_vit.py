@@ -6,10 +6,11 @@ import statistics
 from typing import TYPE_CHECKING
 
 from onlyforward.run.benchmark import seeds
+from onlyforward.tune.finetune import Recipe, Scope
 from onlyforward.tune.pictures import Shift, read_pictures
 from onlyforward.tune.study import interval, of_arm
 from onlyforward.tune.summary import tag, verdict
-from onlyforward.tune.vit import AMOUNTS, Bench, Recipe
+from onlyforward.tune.vit import AMOUNTS, Bench
 
 if TYPE_CHECKING:
     from onlyforward.run.benchmark import BenchOptions
@@ -26,7 +27,7 @@ LABELS = {
     "mezo-q": "norms by MeZO, as many runs as ours, exact head",
     "bp": "norms and head by backpropagation",
 }
-BLOCKS = 1
+SCOPE = Scope("late", 1)
 
 
 def vit(options: BenchOptions, context: Context, result: Result) -> None:
@@ -35,7 +36,7 @@ def vit(options: BenchOptions, context: Context, result: Result) -> None:
     with context.progress(len(AMOUNTS) * len(ARMS) * len(splits), label="vit") as tick:
         for name, amount in AMOUNTS.items():
             shift = Shift("none") if name == "jpeg" else Shift(name, amount)
-            bench = Bench(read_pictures("cifar10", shift, test_limit=2000, context=context), BLOCKS)
+            bench = Bench(read_pictures("cifar10", shift, test_limit=2000, context=context), SCOPE)
             result.metric(f"vit_{name}_before_accuracy", bench.before)
             runs = []
             for arm in ARMS:
@@ -52,7 +53,7 @@ def vit(options: BenchOptions, context: Context, result: Result) -> None:
                 kept = f"{sum(run.kept_start for run in own)} of {len(own)}"
                 rows.append([LABELS[arm], bench.before, mean, half, statistics.fmean(r.queries for r in own), kept])
             result.table(
-                f"ViT on CIFAR-10, {name} {amount:g}, late:{BLOCKS}, 16 shots, {len(splits)} splits",
+                f"ViT on CIFAR-10, {name} {amount:g}, late:{SCOPE.size}, 16 shots, {len(splits)} splits",
                 ["arm", "before", "accuracy", "+-", "forward runs of the suffix", "kept the start"],
                 rows,
                 f"{verdict(runs, 'neyman')} The exact head earns most of the gain; plain JPEG leaves little to gain.",

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from onlyforward.core.checks import check_range
 
@@ -38,6 +39,27 @@ class FeedForward(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """The same shape as x."""
         return x + self.down(self.up(x).relu())
+
+
+class LowRankLinear(nn.Module):
+    """A frozen linear layer and a low-rank addition: W x + b + B A x, with B = 0 at the start (arXiv 2106.09685).
+
+    Args:
+        linear: W and b.
+        rank: rows of A.
+        generator: of A, whose entries have variance 1 / in_features.
+    """
+
+    def __init__(self, linear: nn.Linear, rank: int, generator: torch.Generator) -> None:
+        super().__init__()
+        self.weight, self.bias = linear.weight, linear.bias
+        wide = linear.in_features
+        self.left = nn.Parameter(torch.zeros(linear.out_features, rank))
+        self.right = nn.Parameter(torch.randn(rank, wide, generator=generator) / wide**0.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., in] -> [..., out]."""
+        return F.linear(x, self.weight, self.bias) + x @ self.right.T @ self.left.T
 
 
 def split(model: nn.Module, blocks: int) -> tuple[nn.Sequential, nn.Sequential]:

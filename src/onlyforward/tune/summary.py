@@ -6,6 +6,7 @@ import statistics
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from onlyforward.core.errors import UsageError
 from onlyforward.tune.peers import ALLOCATORS, LABELS
 from onlyforward.tune.study import Run, interval, of_arm
 
@@ -18,6 +19,20 @@ def arms_of(options: Arms) -> list[str]:
     """The headline arm and those it is compared with, in order, each once."""
     named = [options.allocator, *(word.strip() for word in options.compare.split(",") if word.strip())]
     return list(dict.fromkeys(named))
+
+
+def sigma_of(options: Arms) -> float | None:
+    """The noise level of a command line; None is the task's own.
+
+    Raises:
+        UsageError: neither a number nor auto.
+    """
+    if options.sigma == "auto":
+        return None
+    try:
+        return float(options.sigma)
+    except ValueError:
+        raise UsageError(f"--sigma is {options.sigma!r}", "Give a number, or auto") from None
 
 
 def tag(arm: str) -> str:

@@ -24,7 +24,7 @@ from onlyforward.tune.problem import Classifier
 from onlyforward.tune.shots import draw_shots
 from onlyforward.tune.soft import Backprop
 from onlyforward.tune.study import Run, Study, Trial
-from onlyforward.tune.summary import arms_of, report
+from onlyforward.tune.summary import arms_of, report, sigma_of
 
 if TYPE_CHECKING:
     from onlyforward.run.context import Context
@@ -53,12 +53,8 @@ def tuned(settings: Settings, arm: str) -> Settings:
 def settings_of(options: Tune, rates: tuple[float, float]) -> Callable[[str], Settings]:
     """Settings of every arm from the command line."""
     lr = rates[0] if options.lr is None else options.lr
-    if options.sigma != "auto":
-        try:
-            float(options.sigma)
-        except ValueError:
-            raise UsageError(f"--sigma is {options.sigma!r}", "Give a number, or auto") from None
-    sigma = rates[1] if options.sigma == "auto" else float(options.sigma)
+    given = sigma_of(options)
+    sigma = rates[1] if given is None else given
 
     def of(arm: str) -> Settings:
         budget = check_range(options.budget, name="--budget", low=1)

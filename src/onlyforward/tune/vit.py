@@ -1,7 +1,7 @@
 """`tune vit`: a vision transformer fine-tuned on a few shifted images by forward passes through its last blocks.
 
-The head's gradient is exact and comes first; then the norms of the last blocks move by noise on their scales and
-shifts, copies divided by an allocator, beside backpropagation and MeZO on the same parameters.
+The head's gradient is exact and comes first; then norms or low-rank additions of the last blocks move by noise, copies
+divided by an allocator, beside backpropagation and MeZO on the same parameters.
 """
 
 from __future__ import annotations
@@ -9,27 +9,22 @@ from __future__ import annotations
 import copy
 import statistics
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from onlyforward.core.checks import check_choice, check_range
-from onlyforward.core.errors import Diverged, UsageError
+from onlyforward.core.errors import UsageError
 from onlyforward.core.keys import Key
 from onlyforward.data.pretrained import load_pretrained
-from onlyforward.nn.engine import LikelihoodRatio
-from onlyforward.nn.evolution import EvolutionStrategies, MeZO
-from onlyforward.tune.guard import Guard
-from onlyforward.tune.peers import ALLOCATORS, make_allocator
+from onlyforward.tune.finetune import Features, Recipe, Scope, tune_suffix
+from onlyforward.tune.peers import ALLOCATORS
 from onlyforward.tune.pictures import Pictures, Shift, read_pictures
 from onlyforward.tune.shots import draw_shots
 from onlyforward.tune.study import Run
 from onlyforward.tune.suffix import cached, split
-from onlyforward.tune.summary import report
+from onlyforward.tune.summary import report, sigma_of
 
 if TYPE_CHECKING:
     from onlyforward.run.context import Context
@@ -38,222 +33,20 @@ if TYPE_CHECKING:
 
 METHODS = ("lr", "bp", "mezo", "es", "none")
 AMOUNTS = {"rotation": 30.0, "noise": 0.1, "jpeg": 0.0}
-HEAD_EPOCHS, HEAD_RATE = 30, 1e-3
-MARGIN = 0.5
-"""Standard errors by which the start must be beaten: less than before a closed model, since the head is exact."""
 
 
-@dataclass(frozen=True)
-class Recipe:
-    """How the norms are trained after the head.
-
-    Attributes:
-        epochs: passes over the shots.
-        batch: images of a step.
-        copies: mean perturbed runs per image and site.
-        sigma: noise on scales and shifts.
-        lr: of Adam, norms and head.
-    """
-
-    epochs: int = 20
-    batch: int = 40
-    copies: int = 10
-    sigma: float = 0.05
-    lr: float = 1e-3
-
-
-@dataclass(frozen=True)
-class Features:
-    """What the suffix reads, computed once.
-
-    Attributes:
-        x: features of the shots, training ones first.
-        y: labels.
-        train: how many train.
-        x_test: features of the test images.
-        y_test: labels.
-    """
-
-    x: Tensor
-    y: Tensor
-    train: int
-    x_test: Tensor
-    y_test: Tensor
-
-
-class Kept:
-    """The suffix parameters that the guard likes best; forward runs of the validation shots are counted."""
-
-    def __init__(self, suffix: nn.Module, features: Features) -> None:
-        self.suffix, self.features, self.guard = suffix, features, Guard(margin=MARGIN)
-        self.forwards = 0
-        self.best: dict[str, Tensor] = {}
-        self.look()
-
-    def look(self) -> None:
-        """Measure the present state and keep it if it is better."""
-        y = self.features.y[self.features.train :]
-        with torch.no_grad():
-            out = self.suffix(self.features.x[self.features.train :])
-        self.forwards += len(y)
-        hits = (out.argmax(1) == y).double()
-        if self.guard.consider(losses(out, y).double(), hits, step=len(self.guard.history), queries=self.forwards):
-            self.best = copy.deepcopy(self.suffix.state_dict())
-
-
-def losses(out: Tensor, target: Tensor) -> Tensor:
-    """Cross-entropy of each image [b]."""
-    return F.cross_entropy(out, target, reduction="none")
-
-
-def fit_head(suffix: Any, features: Features, kept: Kept, key: Key) -> int:
-    """Train the head on its exact gradient over stored features; returns forward runs (one a shot)."""
-    m, head = features.train, suffix.head
-    with torch.no_grad():
-        x = suffix[:-1](features.x[:m])
-    optimizer = torch.optim.Adam(head.parameters(), lr=HEAD_RATE)
-    for epoch in range(HEAD_EPOCHS):
-        order = torch.randperm(m, generator=key.at(site="vit/head", step=epoch).generator())
-        for rows in order.split(32):
-            head_gradient(head, x[rows], features.y[rows])
-            optimizer.step()
-        if epoch % 3 == 2:
-            kept.look()
-    return m
-
-
-def head_gradient(head: Any, x: Tensor, y: Tensor) -> None:
-    """Exact gradient of the mean cross-entropy, from the head's inputs [b, w] alone."""
-    with torch.no_grad():
-        error = (head(x).softmax(1) - F.one_hot(y, head.out_features)) / len(x)
-        head.weight.grad, head.bias.grad = error.T @ x, error.sum(0)
-
-
-def norms_of(suffix: nn.Module) -> dict[str, nn.LayerNorm]:
-    """The norms by name."""
-    return {name: part for name, part in suffix.named_children() if isinstance(part, nn.LayerNorm)}
-
-
-@dataclass
-class Recorded:
-    """An allocator that notes what its plans promise.
-
-    Attributes:
-        inner: the allocator.
-        gains: expected gain of every plan.
-    """
-
-    inner: Any
-    gains: list[float] = field(default_factory=list)
-
-    def plan(self, budget: int, features: Any) -> Any:
-        """The inner plan."""
-        made = self.inner.plan(budget, features)
-        self.gains.append(made.expected_gain)
-        return made
-
-    def observe(self, ids: Any, coefficients: Tensor) -> None:
-        """Passed on."""
-        self.inner.observe(ids, coefficients)
-
-
-def stepper(
-    method: str, suffix: Any, recipe: Recipe, seed: int, *, bias_only: bool, gains: list[float] | None = None
-) -> Callable[[Tensor, Tensor], int]:
-    """One gradient by a method: fills `grad` of norms and head, returns forward runs of the suffix."""
-    suffix.requires_grad_(False)
-    moved = [
-        p for norm in norms_of(suffix).values() for n, p in norm.named_parameters() if n == "bias" or not bias_only
-    ]
-    for p in moved:
-        p.requires_grad_(True)
-    if method in ALLOCATORS:
-        allocation = Recorded(make_allocator(method, key=Key(run=seed)), gains if gains is not None else [])
-        plan = {"*": "frozen", **{name: "channel" for name in norms_of(suffix)}, "head": "exact"}
-        suffix.head.requires_grad_(True)
-        engine = LikelihoodRatio(
-            suffix, plan=plan, copies=recipe.copies, sigma=recipe.sigma, noise="gaussian", seed=seed,
-            allocation=allocation,
-        )  # fmt: skip
-
-        def ours(x: Tensor, y: Tensor) -> int:
-            before = engine.runs
-            loss = engine.backward(losses, x, y)
-            if not bool(loss.isfinite()):
-                raise Diverged(f"The loss is {float(loss)} in step {engine.steps}", "Lower --sigma")
-            return engine.runs - before + len(x)
-
-        return ours
-    if method == "bp":
-        suffix.head.requires_grad_(True)
-
-        def exact(x: Tensor, y: Tensor) -> int:
-            with torch.enable_grad():
-                torch.autograd.backward(losses(suffix(x), y).mean())
-            return len(x)
-
-        return exact
-    copies = 2 if method == "mezo" else 2 * (recipe.copies // 2)
-    made = MeZO(suffix, copies=copies, sigma=1e-3, seed=seed) if method != "es" else None
-    shared: Any = made or EvolutionStrategies(suffix, copies=copies, sigma=recipe.sigma, seed=seed)
-
-    def noisy(x: Tensor, y: Tensor) -> int:
-        shared.backward(losses, x, y)
-        with torch.no_grad():
-            inside = suffix[:-1](x)
-        head_gradient(suffix.head, inside, y)
-        return (copies + 1) * len(x)
-
-    return noisy
-
-
-def tune_suffix(
-    method: str,
-    suffix: Any,
-    features: Features,
-    recipe: Recipe,
-    seed: int,
-    *,
-    scope: str = "late",
-    gains: list[float] | None = None,
-) -> tuple[Kept, int, int]:
-    """Head first, then norms and head by a method ("head" stops after the head).
-
-    Returns:
-        What the guard kept, steps, and forward runs of the suffix.
-    """
-    key = Key(run=seed)
-    kept = Kept(suffix, features)
-    runs = fit_head(suffix, features, kept, key)
-    steps = 0
-    if method != "head":
-        suffix.load_state_dict(kept.best)
-        step = stepper(method, suffix, recipe, seed, bias_only=scope == "bias", gains=gains)
-        norms = [p for norm in norms_of(suffix).values() for p in norm.parameters() if p.requires_grad]
-        optimizer = torch.optim.Adam([*norms, *suffix.head.parameters()], lr=recipe.lr)
-        for epoch in range(recipe.epochs):
-            order = torch.randperm(features.train, generator=key.at(site="vit/order", step=epoch).generator())
-            for rows in order.split(recipe.batch):
-                optimizer.zero_grad()
-                runs += step(features.x[rows], features.y[rows])
-                optimizer.step()
-                steps += 1
-            kept.look()
-    suffix.load_state_dict(kept.best)
-    return kept, steps, runs + kept.forwards
-
-
-def scope_blocks(scope: str) -> int:
-    """How many blocks a scope reaches.
+def parse_scope(text: str) -> Scope:
+    """The scope of a command line.
 
     Raises:
         UsageError: no such scope.
     """
-    word, _, number = scope.partition(":")
-    check_choice(word, ("head", "late", "norms", "bias"), name="scope")
-    if word == "late" and not (number.isdigit() and 1 <= int(number) <= 6):
-        raise UsageError(f"--scope is {scope!r}", "Write late:1 to late:6, head, norms or bias")
-    return {"late": int(number or 1), "norms": 6, "bias": 1, "head": 1}[word]
+    word, _, number = text.partition(":")
+    check_choice(word, ("head", "late", "norms", "bias", "lora"), name="scope")
+    highest = {"late": 6, "lora": 64}.get(word, 0)
+    if highest and number and not (number.isdigit() and 1 <= int(number) <= highest):
+        raise UsageError(f"--scope is {text!r}", "Write late:1 to late:6, lora:1 to lora:64, head, norms or bias")
+    return Scope(word, int(number) if highest and number else {"lora": 4}.get(word, 1))
 
 
 class Bench:
@@ -261,15 +54,15 @@ class Bench:
 
     Args:
         pictures: shifted images.
-        blocks: of the suffix.
+        scope: what moves; it says how many blocks the suffix has.
         weights: of the transformer.
         shots: per class.
     """
 
-    def __init__(self, pictures: Pictures, blocks: int, *, weights: Any = None, shots: int = 16) -> None:
-        self.pictures, self.shots = pictures, shots
+    def __init__(self, pictures: Pictures, scope: Scope, *, weights: Any = None, shots: int = 16) -> None:
+        self.pictures, self.scope, self.shots = pictures, scope, shots
         model = load_pretrained("vit-d128-l6", weights).requires_grad_(False)
-        self.prefix, self.suffix = split(model, blocks)
+        self.prefix, self.suffix = split(model, scope.blocks)
         self.x_test = cached(self.prefix, pictures.test())
         self.y_test = pictures.data.y_test
         self.before = self.accuracy(self.suffix)
@@ -290,12 +83,14 @@ class Bench:
             self.stored[number] = Features(x, data.y_train[drawn.rows], len(drawn.train), self.x_test, self.y_test)
         return self.stored[number]
 
-    def run(self, arm: str, number: int, recipe: Recipe, *, scope: str = "late") -> Run:
+    def run(self, arm: str, number: int, recipe: Recipe) -> Run:
         """One arm on one split, from the pretrained weights."""
         begin = time.perf_counter()
-        suffix = copy.deepcopy(self.suffix)
+        suffix = self.scope.widened(copy.deepcopy(self.suffix), Key(run=number))
         gains: list[float] = []
-        kept, steps, runs = tune_suffix(arm, suffix, self.features(number), recipe, number, scope=scope, gains=gains)
+        kept, steps, runs = tune_suffix(
+            arm, suffix, self.features(number), recipe, number, scope=self.scope, gains=gains
+        )
         gain = statistics.fmean(gains) if gains else 1.0
         after = self.before if kept.guard.kept_start else self.accuracy(suffix)
         seconds = time.perf_counter() - begin
@@ -319,7 +114,7 @@ def vit(options: Vit, context: Context) -> Result:
     check_choice(options.method, METHODS, name="method")
     check_choice(options.shift, AMOUNTS, name="shift")
     check_range(options.epochs, name="--epochs", low=1)
-    blocks = scope_blocks(options.scope)
+    scope = parse_scope(options.scope)
     for arm in arms_of_method(options):
         check_choice(arm, (*ALLOCATORS, "head", "bp", "mezo", "mezo-q", "es"), name="arm")
     amount = AMOUNTS[options.shift] if options.severity is None else options.severity
@@ -327,7 +122,7 @@ def vit(options: Vit, context: Context) -> Result:
     pictures = read_pictures(options.data, shift, test_limit=options.test_limit, context=context)
     if pictures.data.shape != (3, 32, 32) or pictures.data.classes != 10:
         raise UsageError(f"{options.data} has images of {list(pictures.data.shape)}", "Give 3x32x32 in ten classes")
-    bench = Bench(pictures, blocks, weights=options.weights, shots=options.shots)
+    bench = Bench(pictures, scope, weights=options.weights, shots=options.shots)
     recipe = recipe_of(options)
     result = context.result(question=f"What does the transformer gain on {options.shift} images by {options.method}?")
     found = context.restore()
@@ -337,7 +132,7 @@ def vit(options: Vit, context: Context) -> Result:
     with context.progress(len(jobs), label="arms and splits") as tick:
         for number, (arm, one) in enumerate(jobs):
             if number >= len(runs):
-                runs.append(bench.run(arm, one, recipe, scope=options.scope.partition(":")[0]))
+                runs.append(bench.run(arm, one, recipe))
                 if not theta:
                     theta.update({name: value.clone() for name, value in bench.last.state_dict().items()})
                 context.save(len(runs), lambda: (theta, {"runs": [run.__dict__ for run in runs]}))
@@ -361,8 +156,9 @@ def vit(options: Vit, context: Context) -> Result:
 def recipe_of(options: Vit) -> Recipe:
     """The recipe from the command line."""
     common = Recipe()
-    sigma = common.sigma if options.sigma == "auto" else float(options.sigma)
-    check_range(sigma, name="--sigma", low=0.0, open_low=True)
+    sigma = sigma_of(options)
+    if sigma is not None:
+        check_range(sigma, name="--sigma", low=0.0, open_low=True)
     lr = common.lr if options.lr is None else options.lr
     return Recipe(options.epochs, common.batch, check_range(options.copies, name="--copies", low=2), sigma, lr)
 
