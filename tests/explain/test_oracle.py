@@ -274,3 +274,29 @@ def test_a_plain_json_endpoint_is_an_oracle():
         oracle = Oracle.from_http(url, encode=body, decode=lambda a: [len(a["choices"]), a["usage"]["total_tokens"]])
         assert oracle(IMAGES).shape == (2, 2)
         json.dumps(body(IMAGES[0]))
+
+
+def test_an_onnx_file_is_an_oracle_named_by_its_bytes_and_answers_like_the_runtime():
+    import hashlib
+
+    import numpy as np
+
+    runtime = pytest.importorskip("onnxruntime")
+    from onlyforward.data.sets import folder
+
+    try:
+        path = folder("models") / "mnist_cntk.onnx"
+    except FileError as error:
+        pytest.skip(str(error))
+    rows = torch.rand(3, 1, 28, 28, generator=torch.Generator().manual_seed(0))
+    oracle = Oracle.from_onnx(path).limited(queries=3)
+    session = runtime.InferenceSession(path.read_bytes())
+    name = session.get_inputs()[0].name
+    truth = np.concatenate([session.run(None, {name: row[None].numpy()})[0] for row in rows])
+    assert oracle.identity == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert np.abs(oracle(rows).numpy() - truth).max() < 1e-4
+    assert oracle.account.queries == 3
+    with pytest.raises(BudgetSpent):
+        oracle(rows[:1] + 1)
+    with pytest.raises(FileError, match="cannot be read"):
+        Oracle.from_onnx("no_such.onnx")

@@ -229,6 +229,32 @@ def test_bases_have_orthonormal_columns_and_exact_adjoints(name):
     torch.testing.assert_close(basis.adjoint(x[None])[0], columns @ x.flatten(), atol=1e-9, rtol=0)
 
 
+def test_a_basis_of_ones_own_gives_the_gradients_part_in_it_and_must_be_orthonormal():
+    columns = torch.linalg.qr(fixed(36, 5, seed=12))[0]
+    pair = (lambda c: (c @ columns.to(c).T).reshape(-1, *SHAPE), lambda v: v.flatten(1) @ columns.to(v))
+    a = Saliency(linear, kind="gradient", basis=pair, sigma=0.1).attribute(X, target=0, budget=9)
+    torch.testing.assert_close(a.map.flatten(), columns @ (columns.T @ WEIGHT), atol=1e-8, rtol=1e-8)
+    assert "own" in a.choice
+    with pytest.raises(UsageError, match="differs from c"):
+        Saliency(linear, basis=(lambda c: 2 * pair[0](c), pair[1])).attribute(X, target=0, budget=9)
+
+
+def test_blocks_that_are_not_wanted_stay_clean():
+    asked = []
+
+    def watched(rows):
+        asked.append(rows.flatten(1) - X.flatten())
+        return linear(rows)
+
+    s = Saliency(watched, blocks="blockwise:4/0,2", basis="pixel", directions="gaussian", sigma=0.3)
+    found = s.attribute(X, target=0, budget=4000).map.flatten()
+    moved = torch.cat(asked).abs().sum(0) > 0
+    assert moved.nonzero().flatten().tolist() == [*range(9), *range(18, 27)]
+    torch.testing.assert_close(found[moved], WEIGHT[moved], atol=0.3, rtol=0)
+    with pytest.raises(UsageError, match="Unknown blocks"):
+        Saliency(linear, blocks="blockwise:4/7").attribute(X, target=0, budget=9)
+
+
 def test_a_constant_leaves_the_map_and_a_factor_scales_it():
     for kind in ("gradient", "presence"):
         one = Saliency(quadratic, kind=kind, sigma=0.2 if kind == "gradient" else None).attribute(

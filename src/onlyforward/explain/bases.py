@@ -17,11 +17,14 @@ from torch import Tensor
 from onlyforward.core.checks import check_range, require
 from onlyforward.core.errors import UsageError
 from onlyforward.explain.ridge import smooth
+from onlyforward.run.userfile import user_function
 
 LENGTHS = (0.05, 0.1, 0.2, 0.4)
 """Length scales of smooth priors, as shares of the image's side."""
 DECAYS = (0.0, 1.0, 2.0, 3.0)
 """Exponents with which a prior's energy falls with frequency."""
+Pair = tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]
+"""A user's own basis: lift [n, k] -> [n, *shape] and its adjoint [n, *shape] -> [n, k]."""
 
 
 @dataclass(frozen=True)
@@ -51,16 +54,21 @@ class Basis:
         return math.prod(self.shape)
 
 
-def make_basis(name: str, x: Tensor) -> Basis:
-    """The basis called `pixel`, `grid:B`, `dct:K` or `superpixel:N`, with `/colour` for one per channel.
+def make_basis(name: str | Pair, x: Tensor) -> Basis:
+    """The basis called `pixel`, `grid:B`, `dct:K` or `superpixel:N`, with `/colour` for one per channel; or a pair.
 
     Args:
-        name: B is the side of a block in pixels, K x K the lowest frequencies, N the number of superpixels.
+        name: B is the side of a block in pixels, K x K the lowest frequencies, N the number of superpixels; or
+            (lift, adjoint), or file.py:factory, a function of x that gives such a pair.
         x: [c, h, w] or [d].
 
     Raises:
         UsageError: unknown, or it does not fit x.
     """
+    if not isinstance(name, str):
+        return own_basis(*name, x)
+    if ".py:" in name:
+        return own_basis(*user_function(name)(x), x)
     word, _, rest = name.partition(":")
     size, _, colour = rest.partition("/")
     if word == "pixel":
@@ -163,6 +171,20 @@ def dct_rows(length: int, count: int) -> Tensor:
     rows = angle.cos() * math.sqrt(2 / length)
     rows[0] /= math.sqrt(2)
     return rows
+
+
+def own_basis(lift: Callable[[Tensor], Tensor], adjoint: Callable[[Tensor], Tensor], x: Tensor) -> Basis:
+    """A user's pair; its prior knows of no neighbours.
+
+    Raises:
+        UsageError: the columns of the lift are not orthonormal, or the adjoint is not its own.
+    """
+    k = adjoint(x[None]).shape[1]
+    eye = torch.eye(k, dtype=x.dtype)
+    gap = float((adjoint(lift(eye)) - eye).abs().max())
+    if not gap < 1e-3:
+        raise UsageError(f"adjoint(lift(c)) differs from c by {gap:.2g}", "Give a lift with orthonormal columns")
+    return Basis("own", tuple(x.shape), k, lift, adjoint, lambda: [torch.eye(k, dtype=torch.float64)])
 
 
 def part_of(basis: Basis, index: Tensor) -> Basis:

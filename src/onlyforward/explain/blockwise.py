@@ -120,6 +120,28 @@ class Blockwise:
         return Estimate(sum((one.map for one in found), torch.zeros(())), error, coefficients)
 
 
+def cut(words: str, k: int) -> tuple[list[Tensor], str]:
+    """The blocks of k coordinates that are wanted, and their shares.
+
+    Args:
+        words: blockwise:K, blockwise:K/neyman, or blockwise:K/0,3 for some of the K blocks alone.
+        k: number of coordinates.
+
+    Raises:
+        UsageError: anything else.
+    """
+    word, _, rest = words.partition(":")
+    count, _, more = rest.partition("/")
+    if word == "blockwise" and count.isdigit() and 1 <= int(count) <= k:
+        every = even_blocks(k, int(count))
+        if more in ("", "uniform", "neyman"):
+            return every, more or "uniform"
+        numbers = more.split(",")
+        if all(number.isdigit() and int(number) < len(every) for number in numbers):
+            return [every[int(number)] for number in numbers], "uniform"
+    raise UsageError(f"Unknown blocks {words!r}", "Take blockwise:8, blockwise:8/neyman or blockwise:8/0,3")
+
+
 def even_blocks(k: int, count: int) -> list[Tensor]:
     """`count` blocks of neighbouring coordinates."""
     return list(torch.arange(k).tensor_split(count))

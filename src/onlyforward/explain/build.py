@@ -8,7 +8,7 @@ from torch import Tensor
 from onlyforward.core.errors import UsageError
 from onlyforward.core.keys import Key
 from onlyforward.explain.bases import blocks, make_basis, superpixels
-from onlyforward.explain.blockwise import Blockwise, even_blocks
+from onlyforward.explain.blockwise import Blockwise, cut
 from onlyforward.explain.estimator import Estimator
 from onlyforward.explain.gaussian import Gradient
 from onlyforward.explain.policy import Choice
@@ -30,17 +30,14 @@ def make_estimator(
         return players(choice, x, removed(x, baseline, key=key), key, budget)
     basis = make_basis(choice.basis, x)
     if choice.blocks:
-        word, _, rest = choice.blocks.partition(":")
-        count, _, shares = rest.partition("/")
-        if word != "blockwise" or not count.isdigit() or not 1 <= int(count) <= basis.k:
-            raise UsageError(f"Unknown blocks {choice.blocks!r}", "Take blockwise:8 or blockwise:8/neyman")
+        wanted, shares = cut(choice.blocks, basis.k)
         return Blockwise(
             x,
             basis,
-            even_blocks(basis.k, int(count)),
+            wanted,
             sigma=choice.sigma,
             key=key,
-            shares=shares or "uniform",
+            shares=shares,
             directions=choice.directions,
             difference=choice.difference,
         )
@@ -67,9 +64,9 @@ def make_estimator(
 def players(choice: Choice, x: Tensor, nothing: Tensor, key: Key, budget: int) -> Players:
     """Blocks, superpixels or the numbers of a vector as players."""
     if x.ndim == 3 and choice.basis != "pixel":
-        word, _, size = choice.basis.partition(":")
+        word, _, size = choice.basis.partition(":") if isinstance(choice.basis, str) else ("", "", "")
         if word not in ("grid", "superpixel") or not size.isdigit():
-            raise UsageError(f"{choice.basis!r} names no players", "Take grid:B or superpixel:N")
+            raise UsageError(f"The basis {choice.basis!r} names no players", "Take grid:B or superpixel:N")
         labels = blocks(x, int(size)) if word == "grid" else superpixels(x, int(size))
     else:
         labels = torch.arange(x.numel()).reshape(x.shape)

@@ -8,9 +8,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from onlyforward.core.checks import check_range
 from onlyforward.core.errors import UsageError
+
+if TYPE_CHECKING:
+    from onlyforward.explain.bases import Pair
 
 WIDE = 64
 """Images wider than this are explained by presence."""
@@ -29,12 +33,12 @@ class Choice:
         difference: plain, mean, forward or antithetic.
         solver: mean or ridge.
         sigma: of the noise, in units of x.
-        blocks: "" or blockwise:K or blockwise:K/neyman.
+        blocks: "" or as in `blockwise.cut`.
         cells: side of the soft masks' grid.
     """
 
     kind: str
-    basis: str
+    basis: str | Pair
     directions: str
     difference: str
     solver: str
@@ -48,7 +52,8 @@ class Choice:
             return f"presence, soft {self.cells} x {self.cells} masks, {self.solver}"
         if self.kind in ("shapley", "banzhaf"):
             return f"{self.kind} values of {self.basis}, {self.solver}"
-        words = f"gradient in {self.basis}, {self.directions} directions, {self.difference} differences, {self.solver}"
+        basis = self.basis if isinstance(self.basis, str) else "a basis of one's own"
+        words = f"gradient in {basis}, {self.directions} directions, {self.difference} differences, {self.solver}"
         return f"{words}, sigma {self.sigma:g}" + (f", {self.blocks}" if self.blocks else "")
 
 
@@ -64,11 +69,11 @@ class Wish:
         solver: auto, mean or ridge.
         sigma: noise in units of x.
         map: of the gradient: gradient, smoothgrad, gradient*input, vargrad, integrated-gradients, expected-gradients.
-        blocks: "" or blockwise:K or blockwise:K/neyman.
+        blocks: "" or as in `blockwise.cut`.
     """
 
     kind: str = "auto"
-    basis: str = "auto"
+    basis: str | Pair = "auto"
     directions: str = "auto"
     difference: str = "auto"
     solver: str = "auto"

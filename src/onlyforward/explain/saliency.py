@@ -16,6 +16,7 @@ from torch import Tensor
 from onlyforward.core.checks import check_choice, check_range
 from onlyforward.core.errors import OnlyForwardError, UsageError
 from onlyforward.core.keys import Key
+from onlyforward.explain.bases import Pair
 from onlyforward.explain.build import make_estimator
 from onlyforward.explain.estimator import Estimate, Estimator
 from onlyforward.explain.metrics import cosine
@@ -88,7 +89,7 @@ class Saliency:
     Args:
         oracle: the black box, or a function of rows, or a torch module.
         kind: auto, gradient, presence, shapley or banzhaf.
-        basis: auto, pixel, grid:B, dct:K or superpixel:N.
+        basis: auto, pixel, grid:B, dct:K, superpixel:N, or a pair (lift, adjoint) of one's own.
         directions: auto, gaussian, rademacher, orthogonal or sobol.
         difference: auto, plain, mean, forward or antithetic.
         solver: auto, mean or ridge.
@@ -98,13 +99,13 @@ class Saliency:
             expected-gradients take several [m, *shape].
         sigma: noise in units of x; default .05 of x's standard deviation, .5 for the smoothed maps.
         score: probability, logit or log-probability.
-        blocks: blockwise:K or blockwise:K/neyman, noise in one block at a time.
+        blocks: blockwise:K, blockwise:K/neyman or blockwise:K/0,3, noise in one block at a time.
         batch: most rows handed to the oracle at once.
     """
 
     oracle: Any
     kind: str = "auto"
-    basis: str = "auto"
+    basis: str | Pair = "auto"
     directions: str = "auto"
     difference: str = "auto"
     solver: str = "auto"
