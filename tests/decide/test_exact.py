@@ -5,7 +5,7 @@ import pytest
 
 from onlyforward.decide.exact import assortment, joint, newsvendor, pricing, serial, ss
 from onlyforward.decide.exact.distributions import demand, poisson
-from onlyforward.decide.exact.lost_sales import LostSales, best_base_stock, best_capped, solve
+from onlyforward.decide.exact.lost_sales import LostSales, best_base_stock, best_capped, policy_cost, solve
 
 POISSON = {
     1: (4.0407, 5.4382, 6.6758, 7.8360),
@@ -47,6 +47,12 @@ def test_capped_base_stock_lies_between_base_stock_and_the_optimum():
     assert (level, level_capped, cap) == (16, 17, 5)
     assert cost == pytest.approx(4.638, abs=1e-3)
     assert capped == pytest.approx(4.405, abs=1e-3)
+
+
+def test_the_optimal_rule_has_the_optimal_cost_on_its_own_chain():
+    problem = LostSales(2, 4)
+    optimum = solve(problem)
+    assert policy_cost(problem, lambda state: int(optimum.policy[state])) == pytest.approx(optimum.value, abs=2e-4)
 
 
 def test_newsvendor_and_lot_size_have_their_closed_forms():

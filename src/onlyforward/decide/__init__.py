@@ -15,6 +15,8 @@ APPLICATION = Application(
         "price": "onlyforward.decide.options:Price",
         "portfolio": "onlyforward.decide.options:Portfolio",
         "recommend": "onlyforward.decide.options:Recommend",
+        "foundation-train": "onlyforward.decide.command:FoundationTrain",
+        "foundation-evaluate": "onlyforward.decide.command:FoundationEvaluate",
     },
     run="onlyforward.decide.command:run",
     demo="onlyforward.decide.command:DEMO",
@@ -26,7 +28,7 @@ APPLICATION = Application(
             peers=("stable_baselines3",),
         ),
         "management": Benchmark(
-            claim="Exact solvers agree with published tables; batched simulators are thousands of times faster.",
+            claim="Exact solvers agree with published tables, learned policies come close, simulators are fast.",
             options="onlyforward.decide.command:BenchManagement",
             run="onlyforward.decide.bench_management:run",
         ),

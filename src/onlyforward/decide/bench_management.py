@@ -1,4 +1,4 @@
-"""`onlyforward bench management`: exact solvers against published tables, and the simulators' speed."""
+"""`onlyforward bench management`: exact solvers against published tables, learned policies, the simulators' speed."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from onlyforward.core.keys import Key
+from onlyforward.decide import bench_market, bench_season
 from onlyforward.decide.envs.base import Environment, Space
 from onlyforward.decide.envs.kernels import compiled, simulate
 from onlyforward.decide.envs.register import ENVIRONMENTS, make, register
@@ -19,6 +20,7 @@ from onlyforward.decide.envs.scalar import twin
 from onlyforward.decide.envs.supply_chain import SupplyChainParameters
 from onlyforward.decide.exact.lost_sales import LostSales, best_base_stock, best_capped
 from onlyforward.decide.exact.lost_sales import solve as solve_lost_sales
+from onlyforward.decide.sweep import Sweep
 from onlyforward.run.benchmark import chosen
 
 if TYPE_CHECKING:
@@ -36,7 +38,7 @@ PUBLISHED = {
 """Optimal average costs, Poisson demand of mean 5, holding cost 1: rows lead, columns penalty."""
 
 
-def solver(options: BenchManagement, context: Context, result: Result) -> None:
+def solver(options: BenchManagement, sweep: Sweep, result: Result) -> None:
     """16 Poisson cells against the table, and a simulation of one optimal policy."""
     from onlyforward.decide.study import simulate_lost_sales
 
@@ -121,7 +123,7 @@ def random_actions(space: Space, horizon: int, batch: int, key: Key) -> NDArray[
     return raw / raw.sum(-1, keepdims=True) if space.kind == "simplex" else raw
 
 
-def throughput(options: BenchManagement, context: Context, result: Result) -> None:
+def throughput(options: BenchManagement, sweep: Sweep, result: Result) -> None:
     """Supply-chain transitions per second with random orders, as ratios to a plain Python environment."""
     batch = 4096
     key = Key(site="throughput")
@@ -204,16 +206,17 @@ def gymnasium_episode(orders: NDArray[np.int64]) -> Callable[[], None]:
     return work
 
 
-CASES = {"solver": solver, "throughput": throughput}
+CASES = {"solver": solver, "throughput": throughput, **bench_market.CASES, "season": bench_season.season}
 
 
 def run(options: BenchManagement, context: Context) -> Result:
     """Every chosen case into one result."""
     torch.set_num_threads(options.threads)
-    result = context.result(question="Are the solvers exact and the simulators fast?")
+    result = context.result(question="Are solvers exact, learned policies near their optima, simulators fast?")
+    sweep = Sweep(context)
     for name in chosen(options.only or options.cases, CASES):
         begin = time.perf_counter()
-        CASES[name](options, context, result)
+        CASES[name](options, sweep, result)
         result.metric(f"{name}_case_seconds", time.perf_counter() - begin, timing=True)
     result.answer = "; ".join(
         f"{name} = {value:.4g}" for name, value in list(result.metrics.items())[:3] if value is not None

@@ -92,6 +92,38 @@ class Evaluate(Policy):
 
 
 @dataclass(frozen=True, kw_only=True)
+class FoundationTrain(Common):
+    """Train one model that orders, prices and recommends on random shops, and compare it with exact optima."""
+
+    instances: int = 400
+    """Random instances whose exact values are imitated."""
+    tokens: int = 2_200_000
+    """Tokens that each model reads in imitation."""
+    fine_tune: int = 20
+    """Score-function updates after it."""
+    objective: str = "mean"
+    """What fine-tuning maximises: mean, quantile, cvar, wang, power or mixture."""
+    alpha: float = 0.1
+    """Level of the objective."""
+    small: bool = False
+    """A model of a few seconds, to try the command; it reaches no target."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FoundationEvaluate(Common):
+    """Evaluate a trained foundation model on the reported instances, or on a season of your own."""
+
+    model: Path
+    """Folder of a finished `decide foundation-train` run."""
+    csv: Path | None = None
+    """Your items: a table with the columns utility and cost."""
+    set: tuple[str, ...] = ()
+    """Your season as NAME=VALUE words, such as utility=1.8,1.5 cost=.7,.6 prices=1,2,3 periods=15 cap=26."""
+    episodes: int = 20_000
+    """Simulated seasons of your own instance."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class BenchQuantile(BenchOptions):
     """Quantile agents and their peers on environments with known optima."""
 
@@ -105,10 +137,10 @@ class BenchQuantile(BenchOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class BenchManagement(BenchOptions):
-    """Exact solvers against published tables, and simulators against plain Python."""
+    """Exact solvers, learned policies against exact optima, real tables, and simulators against plain Python."""
 
     only: str = ""
-    """Comma-separated cases: solver, throughput (default: all)."""
+    """Comma-separated cases: solver, lostsales, pricing, season, throughput, data (default: all)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,6 +164,10 @@ def run(options: Any, context: Context) -> Result:
             Recommend: market_study.recommend_slates,
         }
         return managed[type(options)](options, context)
+    if isinstance(options, FoundationTrain | FoundationEvaluate):
+        from onlyforward.decide.foundation import study as foundation
+
+        return (foundation.train if isinstance(options, FoundationTrain) else foundation.evaluate)(options, context)
     from onlyforward.decide import study
 
     work = {

@@ -56,6 +56,13 @@ class Season:
         ranges = [range(self.customers + 1)] * len(self.utility)
         return np.array([d for d in product(*ranges) if sum(d) <= self.customers])
 
+    @cached_property
+    def ways(self) -> Values:
+        """Multinomial coefficient of every outcome: [k]."""
+        idle = self.customers - self.outcomes.sum(axis=1)
+        factorials = np.array([factorial(i) for i in range(self.customers + 1)], dtype=np.float64)
+        return factorials[-1] / (factorials[self.outcomes].prod(axis=1) * factorials[idle])
+
     def chances(self, action: tuple[tuple[float, ...], int]) -> Values:
         """Multinomial probability of every outcome under an action: [k]."""
         prices, recommended = action
@@ -64,11 +71,7 @@ class Season:
         buy = weight / (1.0 + weight.sum())
         nobody = 1.0 - buy.sum()
         idle = self.customers - self.outcomes.sum(axis=1)
-        ways = [
-            factorial(self.customers) / np.prod([factorial(int(v)) for v in (*d, i)])
-            for d, i in zip(self.outcomes, idle, strict=True)
-        ]
-        return np.array(ways) * np.prod(buy**self.outcomes, axis=1) * nobody**idle
+        return self.ways * np.prod(buy**self.outcomes, axis=1) * nobody**idle
 
 
 SEASON_A = Season(utility=(1.8, 1.5), cost=(0.7, 0.6), prices=(1.0, 1.5, 2.0, 2.5, 3.0, 3.5))

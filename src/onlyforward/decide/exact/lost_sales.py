@@ -7,6 +7,7 @@ stock is (x - D)+ + q_1. (Zipkin 2008, Operations Research 56(4); derived here f
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,12 +26,14 @@ class Optimum:
         policy: order for every state [X + 1, Q + 1, ..., Q + 1].
         span: width of the bounds at which iteration stopped.
         iterations: sweeps made.
+        ahead: relative cost of every order in every state [X + 1, Q + 1, ..., Q + 1], the order last.
     """
 
     value: float
     policy: NDArray[np.int64]
     span: float
     iterations: int
+    ahead: NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -104,7 +107,7 @@ def solve(problem: LostSales, *, tolerance: float = 1e-4, limit: int = 5000) -> 
         span, average = float(np.ptp(change)), float((change.max() + change.min()) / 2)
         value = new - new.flat[0]
         sweep += 1
-    return Optimum(average, ahead.argmin(axis=-1).astype(np.int64), span, sweep)
+    return Optimum(average, ahead.argmin(axis=-1).astype(np.int64), span, sweep, ahead)
 
 
 def expected(value: NDArray[np.float64], matrix: NDArray[np.float64], lead: int) -> NDArray[np.float64]:
@@ -116,9 +119,15 @@ def expected(value: NDArray[np.float64], matrix: NDArray[np.float64], lead: int)
 
 
 def capped_base_stock_cost(problem: LostSales, level: int, cap: int | None = None) -> float:
-    """Average cost of ordering min(cap, (level - x - q_1 - ... - q_{L-1})+), by its stationary chain.
+    """Average cost of ordering min(cap, (level - x - q_1 - ... - q_{L-1})+), by its stationary chain."""
+    most = np.inf if cap is None else cap
+    return policy_cost(problem, lambda state: int(min(most, max(level - sum(state), 0))))
 
-    Only the states that the policy reaches from an empty system are built.
+
+def policy_cost(problem: LostSales, order: Callable[[tuple[int, ...]], int]) -> float:
+    """Average cost of any rule from the state (x, q_1, ..., q_{L-1}) to an order, by its stationary chain.
+
+    Only the states that the rule reaches from an empty system are built.
     """
     probabilities = problem.demand
     states = np.zeros((1, problem.lead), dtype=np.int64)
@@ -127,9 +136,7 @@ def capped_base_stock_cost(problem: LostSales, level: int, cap: int | None = Non
     todo = [tuple(states[0])]
     while todo:
         state = todo.pop()
-        ordered = max(level - sum(state), 0)
-        ordered = ordered if cap is None else min(cap, ordered)
-        coming = (*state[1:], ordered)
+        coming = (*state[1:], order(state))
         stock = state[0]
         for left in range(max(0, stock - len(probabilities) + 1), stock + 1):
             after = (left + coming[0], *coming[1:])
@@ -139,7 +146,8 @@ def capped_base_stock_cost(problem: LostSales, level: int, cap: int | None = Non
             sources.append(index[state])
             targets.append(index[after])
             chances.append(probabilities[stock - left] if left else probabilities[stock:].sum())
-    return float(stationary(sources, targets, chances, len(index)) @ problem.cost(level)[[s[0] for s in index]])
+    stocks = [state[0] for state in index]
+    return float(stationary(sources, targets, chances, len(index)) @ problem.cost(max(stocks))[stocks])
 
 
 def stationary(sources: list[int], targets: list[int], chances: list[float], size: int) -> Vector:

@@ -1,0 +1,1 @@
+"""One transformer that coordinates order, price and recommendation, and generalises over instances."""

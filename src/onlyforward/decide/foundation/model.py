@@ -1,0 +1,182 @@
+"""The model: a transformer over instance, items and decisions; every decision sees all items and the earlier ones.
+
+Tokens [instance][item_1 .. item_n][recommend_i][price_i][order_i]. A domain's tokens are taken together, one per item,
+after those of the earlier domains: which item is recommended and what it costs enters the later tokens as input. So the
+probabilities permute with the items, which a decoding item by item could not promise. Candidates (items, prices of any
+list, orders up to any cap) are scored from their own features, so that no size is fixed.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from onlyforward.core.checks import check_choice
+from onlyforward.decide.foundation.tokens import (
+    INSTANCE_FEATURES,
+    ITEM_FEATURES,
+    LARGEST_PRICE,
+    LARGEST_STOCK,
+    Tokens,
+)
+
+VIEWS = ("joint", "masked", "own")
+"""joint: a decision sees all items and the earlier decisions; masked: not the earlier decisions; own: its domain's own
+features of the items alone."""
+DOMAINS = ("recommend", "price", "order")
+OWN = {
+    "recommend": (5, 6),
+    "price": (5, 6, 8, 9),
+    "order": (0, 1, 2, 3, 4, 6, 7, 8, 9, 10, 11, 12),
+}
+"""Columns of an item's features that a domain knows by itself: recommendation the utility and the cost, pricing the
+demand curve as well, inventory the stock and the demand but no utility."""
+
+
+class Foundation(nn.Module):
+    """Policy over recommendation, prices and orders.
+
+    Args:
+        width: d of the tokens.
+        layers: of the encoder.
+        view: joint, masked or own.
+        seed: of the initial weights.
+    """
+
+    def __init__(self, *, width: int = 64, layers: int = 2, view: str = "joint", seed: int = 0) -> None:
+        super().__init__()
+        self.view = check_choice(view, VIEWS, name="view")
+        self.told = {"width": width, "layers": layers, "view": view, "seed": seed}
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.instance = nn.Linear(INSTANCE_FEATURES, width)
+            self.item = nn.Sequential(nn.Linear(ITEM_FEATURES, width), nn.GELU(), nn.Linear(width, width))
+            self.domain = nn.Parameter(0.3 * torch.randn(len(DOMAINS), width))
+            self.decided = nn.Linear(3, width)
+            layer = nn.TransformerEncoderLayer(
+                width, 4, 2 * width, dropout=0.0, activation="gelu", batch_first=True, norm_first=True
+            )
+            self.encoder = nn.TransformerEncoder(layer, layers, norm=nn.LayerNorm(width), enable_nested_tensor=False)
+            self.recommend = nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.Linear(width, 1))
+            self.price_query, self.price_key = nn.Linear(width, width), nn.Linear(5, width)
+            self.price_score = nn.Linear(width, 1)
+            self.order_query, self.order_key = nn.Linear(width, width), nn.Linear(4, width)
+            self.order_score = nn.Linear(width, 1)
+
+    def hidden(self, told: Tokens, domain: str, chosen: Tensor | None, price: Tensor | None) -> Tensor:
+        """Encoded tokens of one domain's decision [B, n, d].
+
+        Args:
+            told: the decisions.
+            domain: recommend, price or order.
+            chosen: [B] recommended item, or None.
+            price: [B, n] prices decided, or None.
+        """
+        batch, n = told.present.shape
+        place = DOMAINS.index(domain)
+        seen = told.items
+        if self.view == "own":
+            keep = seen.new_zeros(ITEM_FEATURES)
+            keep[list(OWN[domain])] = 1.0
+            seen = seen * keep
+        item = self.item(seen)
+        known = seen.new_zeros(batch, n, 3)
+        if self.view == "joint":
+            if chosen is not None:
+                known[..., 0] = 1.0
+                known[..., 1] = torch.nn.functional.one_hot(chosen, n)
+            if price is not None:
+                known[..., 2] = price / LARGEST_PRICE
+        decision = item + self.domain[place] + self.decided(known)
+        first = self.instance(told.instance)[:, None]
+        sequence = torch.cat((first, decision) if self.view == "own" else (first, item, decision), 1)
+        absent = told.present == 0
+        lead = absent.new_zeros(batch, 1)
+        hide = torch.cat((lead, absent) if self.view == "own" else (lead, absent, absent), 1)
+        size = sequence.shape[1]
+        # Instance and items do not look at the decision: what is decided cannot change what is known.
+        closed = torch.zeros(size, size, dtype=torch.bool, device=sequence.device)
+        closed[: size - n, size - n :] = True
+        if not bool(absent.any()):
+            return self.encoder(sequence, mask=closed)[:, -n:]
+        return self.encoder(sequence, mask=closed, src_key_padding_mask=hide)[:, -n:]
+
+    def recommend_logits(self, told: Tokens) -> Tensor:
+        """Scores of the items [B, n]."""
+        score = self.recommend(self.hidden(told, "recommend", None, None))[..., 0]
+        return score.masked_fill(told.present == 0, -1e9)
+
+    def price_logits(self, told: Tokens, chosen: Tensor | None) -> Tensor:
+        """Scores of every item's prices [B, n, K]."""
+        hidden = self.price_query(self.hidden(told, "price", chosen, None))
+        listed = told.prices[:, None].expand(-1, hidden.shape[1], -1)
+        filled = listed.nan_to_num(1.0)
+        utility, cost = told.items[..., 5:6], told.items[..., 6:7]
+        keys = torch.stack(
+            (
+                filled / LARGEST_PRICE,
+                (filled / LARGEST_PRICE) ** 2,
+                (utility - filled).clamp(max=3).exp() / 5,
+                (filled - cost) / LARGEST_PRICE,
+                torch.sigmoid(utility - filled),
+            ),
+            -1,
+        )
+        score = self.price_score(nn.functional.gelu(hidden[:, :, None] + self.price_key(keys)))[..., 0]
+        return score.masked_fill(listed.isnan(), -1e9)
+
+    def order_logits(self, told: Tokens, chosen: Tensor | None, price: Tensor | None) -> Tensor:
+        """Scores of every item's orders 0..largest in the batch [B, n, Z]."""
+        hidden = self.order_query(self.hidden(told, "order", chosen, price))
+        amount = torch.arange(int(told.most.max()) + 1, device=hidden.device).expand(*told.most.shape, -1)
+        stock, expected = told.items[..., :1] * LARGEST_STOCK, told.items[..., 11:12] * LARGEST_STOCK
+        keys = torch.stack(
+            (
+                amount / LARGEST_STOCK,
+                amount / told.most[..., None].clamp(min=1),
+                (amount + stock) / (expected + told.items[..., 12:13] * 10 + 1) / 3,
+                torch.log1p(amount + stock) / 3,
+            ),
+            -1,
+        )
+        score = self.order_score(nn.functional.gelu(hidden[:, :, None] + self.order_key(keys)))[..., 0]
+        return score.masked_fill(amount > told.most[..., None], -1e9)
+
+
+def decide(
+    model: Foundation, told: Tokens, stages: tuple[str, ...], generator: torch.Generator | None = None
+) -> tuple[dict[str, Tensor], Tensor]:
+    """Decisions of every stage and the ln of their probability [B].
+
+    Args:
+        model: the policy.
+        told: the decisions to take.
+        stages: their domains, in order.
+        generator: None decides greedily, otherwise it samples.
+
+    Returns:
+        "recommend" [B], "price" [B, n] (places in the list), "order" [B, n], of the stages asked for.
+    """
+    found: dict[str, Tensor] = {}
+    log_prob = told.instance.new_zeros(len(told.instance))
+    money = None
+    for stage in stages:
+        chosen = found.get("recommend")
+        if stage == "recommend":
+            logits = model.recommend_logits(told)[:, None]
+        elif stage == "price":
+            logits = model.price_logits(told, chosen)
+        else:
+            logits = model.order_logits(told, chosen, money)
+        chances = logits.log_softmax(-1)
+        if generator is None:
+            pick = chances.argmax(-1)
+        else:
+            flat = chances.detach().exp().flatten(0, 1)
+            pick = torch.multinomial(flat, 1, generator=generator).view(chances.shape[:2])
+        taken = chances.gather(-1, pick[..., None])[..., 0]
+        log_prob = log_prob + (taken if stage == "recommend" else taken * told.present).sum(-1)
+        found[stage] = pick[:, 0] if stage == "recommend" else pick
+        if stage == "price":
+            money = told.prices.gather(1, pick)
+    return found, log_prob
