@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 SHOWN = 12
 """Items whose rows are shown; the files hold all."""
+DRAWN = 5
+"""Items whose planned orders are drawn."""
 
 
 def layout_of(options: Table) -> Layout:
@@ -201,6 +203,15 @@ def ahead(result: Result, context: Context, whole: Series, costs: Costs, name: s
     write_csv(context.artefact("plan.csv"), columns, rows)
     first = [[item, int(known.level[0, i]), known.reason] for i, item in enumerate(whole.items[:SHOWN])]
     result.table("Order up to, and why", ["item", f"level of the next {whole.period} [units]", "reason"], first)
+    for i, item in enumerate(whole.items[:DRAWN]):
+        result.curve(
+            f"Orders of the next {options.horizon} {whole.period}s",
+            item,
+            list(range(1, options.horizon + 1)),
+            orders[:, i].tolist(),
+            x_label=f"{whole.period}s after the table's end",
+            y_label="order (units)",
+        )
     note = (
         "plan.csv holds all of them. Orders are medians over simulated demand; the stock range is at the period's end."
     )
