@@ -5,17 +5,15 @@ from __future__ import annotations
 import base64
 import io
 import json
-import threading
 import time
 from collections.abc import Callable
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from types import TracebackType
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from onlyforward.core.checks import check_choice, require
+from onlyforward.run.serving import LocalServer, reply
 
 FAULTS = (
     "429",
@@ -36,8 +34,8 @@ WORDS = ((0.9, "This is certainly"), (0.6, "This is probably"), (0.3, "This migh
 """Probability from which the words are used."""
 
 
-class Loopback:
-    """The server; a context manager that starts and stops it.
+class Loopback(LocalServer):
+    """The server.
 
     Args:
         classify: pixels [n, 3, h, w] in 0..1 -> probabilities [n, c].
@@ -49,7 +47,7 @@ class Loopback:
 
     Attributes:
         seen: requests that arrived.
-        log: their bodies' last 64 characters, for counts of repeated ones.
+        log: a hash of each body, for counts of repeated ones.
     """
 
     def __init__(
@@ -62,45 +60,11 @@ class Loopback:
         delay: float = 0.0,
         secret: str = "",
     ) -> None:
+        super().__init__("/v1")
         self.classify, self.labels, self.delay, self.secret = classify, labels, delay, secret
         self.fault = check_choice(fault, FAULTS, name="fault") if fault else ""
-        self.faulty, self.seen, self.lock = faulty, 0, threading.Lock()
+        self.faulty = faulty
         self.log: list[str] = []
-        owner = self
-
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
-            def do_POST(self) -> None:
-                body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-                owner.handle(self, body)
-
-            def log_message(self, format: str, *arguments: Any) -> None:
-                """Say nothing."""
-
-        class Server(ThreadingHTTPServer):
-            request_queue_size = 128
-
-            def handle_error(self, request: Any, client_address: Any) -> None:
-                """A client that went away is no news."""
-
-        self.server = Server(("127.0.0.1", 0), Handler)
-        self.server.daemon_threads = True
-
-    @property
-    def url(self) -> str:
-        """Base of the endpoint."""
-        return f"http://127.0.0.1:{self.server.server_port}/v1"
-
-    def __enter__(self) -> Loopback:
-        threading.Thread(target=self.server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.server.shutdown()
-        self.server.server_close()
 
     def handle(self, request: Any, body: bytes) -> None:
         """One request: count it, misbehave if asked to, answer otherwise."""
@@ -169,17 +133,6 @@ def decoded(url: str) -> Tensor:
     content = base64.b64decode(url.split(",", 1)[1])
     array = np.array(image.open(io.BytesIO(content)).convert("RGB"))
     return torch.from_numpy(array).movedim(-1, 0)[None].float() / 255
-
-
-def reply(request: Any, status: int, content: Any, headers: dict[str, str] | None = None) -> None:
-    """A JSON answer."""
-    body = content if isinstance(content, bytes) else json.dumps(content).encode()
-    request.send_response(status)
-    for name, value in {"Content-Type": "application/json", **(headers or {})}.items():
-        request.send_header(name, value)
-    request.send_header("Content-Length", str(len(body)))
-    request.end_headers()
-    request.wfile.write(body)
 
 
 def misbehave(request: Any, fault: str) -> bool:

@@ -124,7 +124,7 @@ def transformer(result: Result, rounds: int) -> list[list[object]]:
     block = torch.nn.Sequential(model.transformer.layers[5], model.token, model.mlp_head)
     tokens = cached(net, images)
     one, own, repeats = suffix_step(model, images, 1)
-    whole = alternating(one, lambda: [run(block, tokens) for _ in range(repeats)], own, rounds=max(3, rounds // 3))
+    whole = alternating(one, lambda: repeated(block, tokens, repeats), own, rounds=max(3, rounds // 3))
     two, both, _ = suffix_step(model, images, 2)
     late = alternating(two, both, rounds=3)
     result.metric("overhead_vit_ratio", whole[0] / whole[1], timing=True)
@@ -144,13 +144,14 @@ def suffix_step(model: Any, images: Tensor, blocks: int) -> tuple[Callable[[], o
     step = stepper("neyman", suffix, Recipe(), 0, Scope("late", blocks))
     step(x, y)  # the first step also chooses the noise
     repeats = step(x, y) // len(x)
-    return lambda: step(x, y), lambda: [run(suffix, x) for _ in range(repeats)], repeats
+    return lambda: step(x, y), lambda: repeated(suffix, x, repeats), repeats
 
 
-def run(module: torch.nn.Module, x: Tensor) -> None:
+def repeated(module: torch.nn.Module, x: Tensor, times: int) -> None:
     """Forward alone."""
     with torch.no_grad():
-        module(x)
+        for _ in range(times):
+            module(x)
 
 
 class Line(Objective):

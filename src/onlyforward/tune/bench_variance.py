@@ -14,26 +14,17 @@ from onlyforward.core.allocate.gaussian import NAMES
 from onlyforward.core.allocate.plan import Features, Plan
 from onlyforward.core.keys import Key
 from onlyforward.tune.bed import SHIFTS, B, Bed, Q, make_bed
+from onlyforward.tune.bench_beds import BATCHES, beds
+from onlyforward.tune.gains import exact, gain_of
 
 if TYPE_CHECKING:
     from onlyforward.run.benchmark import BenchOptions
     from onlyforward.run.context import Context
     from onlyforward.run.result import Result
 
-BATCHES = 20
 UPDATES = 300
 SIGMA = 3e-3
 BLOCKS = 20
-
-
-def gain_of(counts: Tensor, size: Tensor) -> float:
-    """Variance of uniform counts over that of a plan: (B / N) sum S^2 / sum (S^2 / n)."""
-    return float((size**2).sum() * len(size) / counts.sum() / (size**2 / counts).sum())
-
-
-def exact(size: Tensor) -> Plan:
-    """The plan of someone who knows S: Neyman's optimum."""
-    return Neyman(floor=0.0, min_gain=1.0).plan(B * Q, Features(residual=size))
 
 
 def pilot_plan(bed: Bed, x: Tensor, y: Tensor, size: Tensor, key: Key) -> Plan:
@@ -97,6 +88,7 @@ def allocate(options: BenchOptions, context: Context, result: Result) -> None:
         rows.append([LABELS.get(name, name), *means.values()])
     share = min(a / b for shift in SHIFTS for a, b in zip(gains["neyman"][shift], gains["oracle"][shift], strict=True))
     result.metric("allocate_neyman_oracle_share", share)
+    beds(context, result)
     for name in ("gaussian", "bernoulli"):
         over = max(
             result.metrics[f"allocate_{name}_{shift}_gain"] / result.metrics[f"allocate_oracle_{shift}_gain"]  # type: ignore[operator]

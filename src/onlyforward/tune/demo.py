@@ -9,7 +9,8 @@ import torch
 from onlyforward.core.allocate import Neyman, Uniform
 from onlyforward.core.keys import Key
 from onlyforward.tune.bed import B, Q, make_bed
-from onlyforward.tune.bench_variance import SIGMA, gain_of, gradients
+from onlyforward.tune.bench_variance import SIGMA, gradients
+from onlyforward.tune.gains import gain_of
 
 if TYPE_CHECKING:
     from onlyforward.run.context import Context

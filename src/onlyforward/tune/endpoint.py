@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Callable
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from types import TracebackType
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from onlyforward.run.serving import LocalServer, reply
 
-class ScoreServer:
+
+class ScoreServer(LocalServer):
     """POST {"image": [[[...]]]} -> {"scores": [...]}; listens on 127.0.0.1 while the context lasts.
 
     Args:
@@ -26,38 +25,9 @@ class ScoreServer:
     """
 
     def __init__(self, classify: Callable[[Tensor], Tensor], *, fail_after: int = -1) -> None:
-        self.classify, self.fail_after = classify, fail_after
-        self.seen, self.repeated = 0, 0
+        super().__init__("/scores")
+        self.classify, self.fail_after, self.repeated = classify, fail_after, 0
         self.bodies: set[int] = set()
-        self.lock = threading.Lock()
-        owner = self
-
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
-            def do_POST(self) -> None:
-                owner.handle(self, self.rfile.read(int(self.headers.get("Content-Length", 0))))
-
-            def log_message(self, format: str, *arguments: Any) -> None:
-                """Say nothing."""
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.server.daemon_threads = True
-
-    @property
-    def url(self) -> str:
-        """Address of the endpoint."""
-        return f"http://127.0.0.1:{self.server.server_port}/scores"
-
-    def __enter__(self) -> ScoreServer:
-        threading.Thread(target=self.server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.server.shutdown()
-        self.server.server_close()
 
     def handle(self, request: Any, body: bytes) -> None:
         """Count a request and answer it; one at a time, as a single model would."""
@@ -70,9 +40,4 @@ class ScoreServer:
                 return
             image = torch.tensor(json.loads(body)["image"], dtype=torch.float32)
             scores = self.classify(image[None])[0].tolist()
-        content = json.dumps({"scores": scores}).encode()
-        request.send_response(200)
-        request.send_header("Content-Type", "application/json")
-        request.send_header("Content-Length", str(len(content)))
-        request.end_headers()
-        request.wfile.write(content)
+        reply(request, 200, {"scores": scores})

@@ -119,8 +119,9 @@ def verdict(runs: Sequence[Run], headline: str) -> str:
     if flat and headline in ALLOCATORS and headline != "uniform" and len(flat) == len(main):
         mean, half = interval([a.accuracy - b.accuracy for a, b in zip(main, flat, strict=True)])
         gain = statistics.fmean(run.expected_gain for run in main)
-        if mean > half:
-            parts.append(f"Allocation gains {mean:.3f} +- {half:.3f} in accuracy over uniform counts.")
+        if abs(mean) > half > 0:
+            word = "gains" if mean > 0 else "loses"
+            parts.append(f"Allocation {word} {abs(mean):.3f} +- {half:.3f} in accuracy against uniform counts.")
         else:
             parts.append(
                 f"Same accuracy as uniform counts ({mean:+.3f} +- {half:.3f}); predicted variance {gain:.2f} x lower."
