@@ -3,8 +3,12 @@
 import json
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
+
+from onlyforward.core.errors import EngineError
+from onlyforward.run import workers
 
 JOB = [
     "decide",
@@ -88,3 +92,16 @@ def test_no_workers_are_refused():
         [sys.executable, "-m", "onlyforward", *JOB, "--workers", "0"], capture_output=True, check=False
     )
     assert done.returncode == 2
+
+
+def test_a_worker_that_ends_before_it_joins_is_named_at_once(monkeypatch):
+    def ended(*told):
+        return subprocess.Popen([sys.executable, "-c", "raise SystemExit(3)"])
+
+    monkeypatch.setattr(workers, "started", ended)
+    for name in ("RANK", "WORLD_SIZE", "TORCHELASTIC_RUN_ID"):
+        monkeypatch.delenv(name, raising=False)
+    options = SimpleNamespace(workers=2)
+    expected = pytest.raises(EngineError, match="Worker 1 ended before it joined, exit code 3")
+    with expected, workers.group(options, None):
+        pass

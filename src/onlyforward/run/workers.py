@@ -30,6 +30,7 @@ from onlyforward.run.folder import describe, restore_options
 
 if TYPE_CHECKING:
     from torch import Tensor
+    from torch._C._distributed_c10d import Store
 
     from onlyforward.run.checkpoint import Checkpoint
 
@@ -131,7 +132,7 @@ def group(options: Any, context: Context) -> Iterator[Workers]:
     children = [started(options, context, rank, port) for rank in range(1, options.workers)]
     try:
         os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
-        with joined(0, options.workers):
+        with joined(0, options.workers, children):
             yield Workers(0, options.workers)
         for child in children:
             child.wait(timeout=60)
@@ -145,19 +146,47 @@ def group(options: Any, context: Context) -> Iterator[Workers]:
 
 
 @contextmanager
-def joined(rank: int, size: int) -> Iterator[None]:
-    """A torch.distributed group (gloo) for the length of the block."""
+def joined(rank: int, size: int, children: Sequence[subprocess.Popen[str]] = ()) -> Iterator[None]:
+    """A torch.distributed group (gloo) for the length of the block; `children`: the other workers, where started here.
+
+    Raises:
+        EngineError: the group cannot be made, or a child ended before it could join.
+    """
     import torch.distributed as dist
+    from torch._C._distributed_c10d import TCPStore
 
     try:
-        dist.init_process_group("gloo", rank=rank, world_size=size, timeout=PATIENCE)
-    except (RuntimeError, ValueError) as error:
+        store = None  # torchrun keeps a store of its own, and ends all workers when one is lost
+        if "TORCHELASTIC_RUN_ID" not in os.environ:
+            place = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+            store = TCPStore(*place, size, rank == 0, PATIENCE, wait_for_workers=False)
+            store.set(f"here/{rank}", "")
+            await_children(store, children)
+        dist.init_process_group("gloo", store=store, rank=rank, world_size=size, timeout=PATIENCE)
+    except (KeyError, RuntimeError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise EngineError(f"The {size} workers cannot be joined: {reason}", "Use --workers 1") from error
     try:
         yield
     finally:
         dist.destroy_process_group()
+
+
+def await_children(store: Store, children: Sequence[subprocess.Popen[str]]) -> None:
+    """Wait until every child has said in the store that it is there.
+
+    Raises:
+        EngineError: a child has ended: the others would wait for it as long as PATIENCE.
+    """
+    missing = dict(enumerate(children, 1))
+    while missing:
+        missing = {rank: child for rank, child in missing.items() if not store.check([f"here/{rank}"])}
+        for rank, child in missing.items():
+            if child.poll() is not None:
+                raise EngineError(
+                    f"Worker {rank} ended before it joined, exit code {child.returncode}", "Use --workers 1"
+                )
+        time.sleep(0.02)
 
 
 def free_port() -> int:
