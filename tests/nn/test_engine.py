@@ -34,6 +34,10 @@ def flat(model):
     return torch.cat([p.grad.reshape(-1) for p in model.parameters()])
 
 
+LR = {"*": "lr"}
+"""Every unit by the likelihood ratio, the head included."""
+
+
 @pytest.fixture
 def calls(monkeypatch):
     """How often autograd's engine is entered."""
@@ -287,3 +291,36 @@ def test_visiting_a_share_of_the_time_steps_is_unbiased():
     assert engine.cost()[0] < 0.4 * whole.cost()[0]
     assert torch.cosine_similarity(total, wanted, dim=0) > 0.98
     assert total.norm() == pytest.approx(wanted.norm().item(), rel=0.1)
+
+
+def test_standard_weights_do_not_know_the_scale_of_a_loss_and_leave_equal_losses_out():
+    x, y = batch()
+    found = []
+    for scale in (1.0, 5.0):
+        model = network()
+        engine = LikelihoodRatio(model, copies=8, noise="gaussian", baseline="standard", pairing="single", plan=LR)
+        engine.backward(lambda out, target, by=scale: by * losses(out, target) + 3 * by, x, y)
+        found.append(flat(model))
+    assert (found[0] - found[1]).norm() < 1e-3 * found[0].norm()
+    model = network()
+    engine = LikelihoodRatio(model, copies=8, noise="gaussian", sigma=0.1, baseline="standard", force=True, plan=LR)
+    engine.backward(lambda out, target: torch.ones(len(out)), x, y)
+    assert not flat(model).any()
+
+
+def test_standard_weights_lead_a_datum_that_is_seldom_right_as_far_as_any_other():
+    """For an error of probability P the mean gradient shrinks as P(1-P); in standard deviations it does not."""
+    wrong = torch.tensor([[3.0, 0.0], [0.3, 0.0]])
+    model = nn.Sequential(nn.Linear(2, 2, bias=False))
+    model[0].weight.data = torch.eye(2)
+    ratios = {}
+    for baseline in ("loo", "standard"):
+        engine = LikelihoodRatio(
+            model, copies=4096, sigma=1.0, noise="gaussian", baseline=baseline, pairing="single", plan=LR
+        )
+        with engine.started(lambda out, target: (out.argmax(1) != target).float(), wrong, torch.tensor([1, 1])) as step:
+            _, probe, weight = next(engine.jobs(step))
+            seldom, often = probe.delta(weight).norm(dim=1)
+        ratios[baseline] = float(seldom / often)
+    assert ratios["loo"] < 0.2
+    assert ratios["standard"] > 2 * ratios["loo"]

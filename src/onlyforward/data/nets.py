@@ -196,6 +196,9 @@ class Preset:
         sigma: noise level; None is the engine's "auto".
         noise: direction kind; "auto" is the engine's choice.
         visits: share of a recurrent module's time steps that are perturbed in a step.
+        baseline: what a loss is compared with.
+        pairing: auto, pairs or single.
+        plan: module path globs to kinds.
         optimizer: adam, adamw or sgd.
         weight_decay: of the optimiser.
         clip: largest gradient norm; 0 is none.
@@ -209,6 +212,9 @@ class Preset:
     sigma: float | None = None
     noise: str = "auto"
     visits: float = 1.0
+    baseline: str = "clean"
+    pairing: str = "auto"
+    plan: Mapping[str, str] = field(default_factory=dict)
     optimizer: str = "adam"
     weight_decay: float = 0.0
     clip: float = 0.0
@@ -228,15 +234,31 @@ PRESETS: Mapping[tuple[str, str], Preset] = {
     ("gcn", "cora"): Preset(epochs=200, batch=0, lr=1e-2, copies=16, sigma=0.1, weight_decay=5e-4),
     ("snn", "digits"): Preset(lr=2e-3, sigma=0.3, noise="gaussian"),
     ("transformer", "digits"): Preset(epochs=30, lr=2e-3, copies=32),
-    ("bottleneck", "digits"): Preset(epochs=40, lr=2e-3, copies=64, sigma=0.5, noise="gaussian"),
+    ("bottleneck", "digits"): Preset(
+        epochs=40,
+        lr=2e-3,
+        copies=64,
+        sigma=0.5,
+        noise="gaussian",
+        baseline="loo",
+        pairing="single",
+        plan={"body": "bp", "code": "lr", "head": "bp"},
+    ),
     ("resnet5", "cifar10"): Preset(epochs=10, batch=128, lr=1e-3),
     ("resnet8", "cifar10"): Preset(epochs=10, batch=128, lr=1e-3),
     ("vgg8", "cifar10"): Preset(epochs=10, batch=128, lr=1e-3),
 }
 """(model, data) -> settings; what is not listed takes `Preset()`."""
 
+LOSSES: Mapping[tuple[str, str, str], Preset] = {
+    ("mlp", "digits", "zero-one"): Preset(
+        epochs=40, lr=5e-3, copies=128, sigma=1.0, noise="gaussian", baseline="standard", pairing="single"
+    ),
+}
+"""(model, data, loss) -> settings, where a loss has its own."""
 
-def preset(model: str, data: str, method: str = "lr") -> Preset:
-    """The settings of a model on a data set under a method."""
-    found = PRESETS.get((model, data), Preset())
+
+def preset(model: str, data: str, method: str = "lr", loss: str = "ce") -> Preset:
+    """The settings of a model on a data set under a method and a loss."""
+    found = LOSSES.get((model, data, loss)) or PRESETS.get((model, data), Preset())
     return replace(found, **found.methods.get(method, {}))

@@ -57,7 +57,8 @@ class LikelihoodRatio:
         sigma: noise level in units of the site's tensor, or "auto": 0.05 of its root mean square (0.5 behind
             thresholds).
         noise: kind of noise, or "auto": hadamard for a smooth suffix, gaussian where a threshold follows.
-        baseline: clean (the unperturbed loss), loo (mean of the other copies), ema (running mean) or none.
+        baseline: clean (unperturbed loss), loo (mean of the other copies), ema (running mean), none, or standard (loo
+            in each datum's standard deviations: for 0-1 losses, see `weights.weights`).
         pairing: auto (from pilot pairs, checked every 50 steps), pairs or single.
         injection: layer (noise at one site at a time), block (at all sites of a module) or all.
         allocation: a `core.allocate` allocator that divides a site's n b runs over the data; None gives each n.
@@ -135,9 +136,7 @@ class LikelihoodRatio:
         self.costs: Costs | None = None
         self.cache = check_choice(cache, CACHES, name="cache")
         if cache == "none" and baseline not in ("clean", "none"):
-            raise UsageError(
-                f"A one-pass sum cannot take the baseline {baseline}", "Take baseline clean, or cache seed"
-            )
+            raise UsageError(f"A one-pass sum cannot take the baseline {baseline}", "Take cache seed")
         self.kept = Ledger()
         self.group = group
         self.sigma_floor = check_range(sigma_floor, name="the floor of sigma", low=0.0)
@@ -347,7 +346,7 @@ class LikelihoodRatio:
         return direction(memory.noise)
 
     def weights(self, probe: SiteProbe) -> Tensor:
-        """Weights [n, b] of a probe's signal: see `weights.weights`."""
+        """See `weights.weights`."""
         return weights(self, probe)
 
     def ask(self, *inputs: Any) -> Tensor:

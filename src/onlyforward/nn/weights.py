@@ -16,17 +16,31 @@ from onlyforward.nn.state import Memory
 if TYPE_CHECKING:
     from onlyforward.nn.engine import LikelihoodRatio
 
-BASELINES = ("clean", "loo", "ema", "none")
+BASELINES = ("clean", "loo", "ema", "none", "standard")
 
 
 def weights(engine: LikelihoodRatio, probe: SiteProbe) -> Tensor:
-    """Weights [n, b] of a probe's signal: half the difference of mirrored copies, or the signal less its baseline."""
+    """Weights [n, b] of a probe's signal: half the difference of mirrored copies, or the signal less its baseline.
+
+    With "standard" each datum's weights are also divided by the standard deviation of its losses over the copies: the
+    gradient of sum_b arcsin(sqrt(P_b)) where the loss is 1 with probability P_b. A datum that is almost always wrong
+    then counts, while the plain mean of P_b gives it up; without this, training on errors loses whole classes.
+    """
+    found = differences(engine, probe)
+    if engine.baseline == "standard":
+        spread = probe.signal.std(0, correction=0)
+        found = torch.where(spread > 0, found / spread, torch.zeros_like(found))
+    return found
+
+
+def differences(engine: LikelihoodRatio, probe: SiteProbe) -> Tensor:
+    """Half the difference of mirrored copies, or the signal less its baseline, over n."""
     signal = probe.signal
     n = len(signal)
     if probe.paired:
         half = (signal[: n // 2] - signal[n // 2 :]) / (2 * n)
         return torch.cat((half, -half))
-    if engine.baseline == "loo":
+    if engine.baseline in ("loo", "standard"):
         return (signal - signal.mean(0)) / (n - 1)
     if engine.baseline == "ema":
         memory = engine.memory[probe.site]

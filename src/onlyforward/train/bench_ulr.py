@@ -98,10 +98,10 @@ def lenet(options: BenchOptions, context: Context, result: Result) -> None:
 
 def zero_one(options: BenchOptions, context: Context, result: Result) -> None:
     """Training on the number of errors itself."""
-    schedule = {"epochs": 40}
     arms = {
-        "lr128": arm("lr", copies=128, sigma=1.0, noise="gaussian", loss="zero-one", schedule=schedule),
-        "es128": arm("es", copies=128, sigma=0.1, loss="zero-one", schedule={"epochs": 40, "lr": 5e-3}),
+        "lr128": arm("lr", loss="zero-one", note="each datum's losses in standard deviations over its copies"),
+        "plain128": arm("lr", baseline="loo", loss="zero-one", note="losses as they are: whole classes are lost"),
+        "es128": arm("es", copies=128, sigma=0.1, loss="zero-one", schedule={"lr": 1e-2}, note="mirrored pairs"),
     }
     compare(
         options,

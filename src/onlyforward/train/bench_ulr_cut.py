@@ -40,23 +40,10 @@ def straight_through(*, clipped: bool) -> Any:
     return change
 
 
-PLAN = {"body": "bp", "code": "lr", "head": "bp"}
-"""Backpropagation before and behind the code; delta at the code is the likelihood ratio's."""
-
-
 def bottleneck(options: BenchOptions, context: Context, result: Result) -> None:
     """The likelihood ratio at the code beside straight-through estimators."""
     arms = {
-        "lr64": arm(
-            "lr",
-            copies=64,
-            sigma=0.5,
-            noise="gaussian",
-            baseline="loo",
-            pairing="single",
-            plan=PLAN,
-            note="no made-up derivative",
-        ),
+        "lr64": arm("lr", note="no made-up derivative at the code; backpropagation before and behind it"),
         "clipped_ste": arm("bp", change=straight_through(clipped=True), note="derivative of the clipped identity"),
         "ste": arm("bp", change=straight_through(clipped=False), note="derivative 1"),
         "frozen": arm("bp", note="backpropagation stops at the hard sign: body and code stay as they were"),

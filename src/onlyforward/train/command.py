@@ -35,10 +35,11 @@ class Fit(Common):
     noise: str = ""
     """gaussian, laplace, rademacher, hadamard, sobol or auto (default: the preset). The last three after laplace are
     right to O(sigma^2) and need a smooth way to the loss."""
-    baseline: str = "clean"
-    """What a perturbed loss is compared with: clean, loo, ema or none."""
-    pairing: str = "auto"
-    """auto, pairs (mirrored copies) or single."""
+    baseline: str = ""
+    """What a perturbed loss is compared with: clean, loo, ema, none, or standard (loo in standard deviations, for
+    zero-one losses; default: the preset, else clean)."""
+    pairing: str = ""
+    """auto, pairs (mirrored copies) or single (default: the preset, else auto)."""
     plan: str = ""
     """TOML file: module path globs to lr, bp, channel, weights, exact or frozen."""
     credit: str = "auto"

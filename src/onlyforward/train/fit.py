@@ -120,16 +120,16 @@ def shared_method(options: Fit, model: nn.Module, settings: Settings, workers: W
 
 def chosen_settings(options: Any, data: Dataset) -> Chosen:
     """What the user said, and for the rest the preset of model and data."""
-    base = preset(options.model, data.name, options.method)
+    base = preset(options.model, data.name, options.method, options.loss)
     copies = base.copies if options.copies is None else options.copies
     settings = Settings(
         copies=copies,
         sigma=base_sigma(options, base),
         noise=options.noise or base.noise,
         visits=base.visits if options.visits is None else options.visits,
-        baseline=options.baseline,
-        pairing=options.pairing,
-        plan=read_plan(options.plan) if options.plan else {},
+        baseline=options.baseline or base.baseline,
+        pairing=options.pairing or base.pairing,
+        plan=read_plan(options.plan) if options.plan else base.plan if options.method == "lr" else {},
         credit=options.credit,
         force=options.force,
         cache=options.cache,

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from onlyforward.core.errors import MissingExtra
-from onlyforward.data.nets import build, preset
+from onlyforward.data.nets import Preset, build, preset
 from onlyforward.run.benchmark import seeds
 from onlyforward.train.fit import Chosen, trained
 from onlyforward.train.loop import Schedule
@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from onlyforward.run.benchmark import BenchOptions
     from onlyforward.run.context import Context
     from onlyforward.run.result import Result
+
+OWN = ("sigma", "noise", "visits", "baseline", "pairing", "plan")
+"""What of a preset belongs to the likelihood ratio alone."""
 
 
 @dataclass(frozen=True)
@@ -85,9 +88,8 @@ class Finding:
         return statistics.stdev(self.accuracies) if len(self.accuracies) > 1 else 0.0
 
 
-def preset_schedule(model: str, data: Dataset, changes: Mapping[str, Any]) -> Schedule:
+def preset_schedule(base: Preset, changes: Mapping[str, Any]) -> Schedule:
     """The preset's schedule with changes."""
-    base = preset(model, data.name)
     made = Schedule(base.epochs, base.batch, base.lr, base.optimizer, base.weight_decay, base.clip)
     return replace(made, **changes)
 
@@ -97,12 +99,12 @@ def train_arm(arm: Arm, model: str, data: Dataset, seed: int) -> tuple[float, fl
     net = build(model, data, seed=seed)
     if arm.change is not None:
         arm.change(net)
-    base = preset(model, data.name)
-    own = {"sigma": base.sigma, "noise": base.noise, "visits": base.visits} if arm.method in LIKELIHOOD_RATIOS else {}
+    base = preset(model, data.name, loss=arm.loss)
+    own = {name: getattr(base, name) for name in OWN} if arm.method in LIKELIHOOD_RATIOS else {}
     settings = Settings(**{"copies": base.copies, "seed": seed, **own, **arm.settings})
     method = make_method(arm.method, net, settings)
     begin = time.perf_counter()
-    chosen = Chosen(settings, preset_schedule(model, data, arm.schedule))
+    chosen = Chosen(settings, preset_schedule(base, arm.schedule))
     outcome = trained(net, method, data, chosen, loss=arm.loss, seed=seed)
     return outcome.accuracy, time.perf_counter() - begin, outcome.course.step_ms, cost(method)[0]
 
