@@ -202,6 +202,7 @@ class Preset:
         optimizer: adam, adamw or sgd.
         weight_decay: of the optimiser.
         clip: largest gradient norm; 0 is none.
+        decay: of the learning rate: none, or linear to 0.
         methods: method -> fields that differ for it.
     """
 
@@ -218,13 +219,14 @@ class Preset:
     optimizer: str = "adam"
     weight_decay: float = 0.0
     clip: float = 0.0
+    decay: str = "none"
     methods: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
 PRESETS: Mapping[tuple[str, str], Preset] = {
     ("mlp", "digits"): Preset(),
-    ("mlp", "mnist"): Preset(epochs=3, lr=1e-3, copies=16),
-    ("mlp", "fashion"): Preset(epochs=3, lr=1e-3, copies=16),
+    ("mlp", "mnist"): Preset(epochs=3, lr=5e-3, copies=16, decay="linear"),
+    ("mlp", "fashion"): Preset(epochs=3, lr=5e-3, copies=16, decay="linear"),
     ("cnn", "digits"): Preset(lr=3e-3),
     ("lenet", "mnist"): Preset(epochs=1, lr=2e-3, copies=32),
     ("lenet", "fashion"): Preset(epochs=1, lr=2e-3, copies=32),

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from onlyforward.core.keys import Key
 from onlyforward.data import nets
 from onlyforward.nn.engine import LikelihoodRatio
-from onlyforward.train.loop import Course, Schedule, cross_entropy, train
+from onlyforward.train.loop import Course, cross_entropy, preset_schedule, train
 from onlyforward.train.methods import Settings, make_method
 
 if TYPE_CHECKING:
@@ -32,14 +32,7 @@ def run_course(
 ) -> Course:
     """Train with the schedule chosen for network, data and arm; all arms see the same batches."""
     chosen = nets.preset(name, data.name, arm.replace("_", "-"))
-    schedule = Schedule(
-        epochs or chosen.epochs,
-        chosen.batch,
-        chosen.lr,
-        chosen.optimizer,
-        weight_decay=chosen.weight_decay,
-        clip=chosen.clip,
-    )
+    schedule = preset_schedule(chosen, epochs=epochs or None)
     return train(model, engine, data, losses, schedule, key=Key(run=seed, site="train"))
 
 

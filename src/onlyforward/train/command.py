@@ -58,6 +58,8 @@ class Fit(Common):
     """Learning rate (default: the preset)."""
     optimizer: str = ""
     """adam, adamw or sgd (default: the preset)."""
+    decay: str = ""
+    """none, or linear: the learning rate falls to 0 over the run (default: the preset)."""
     train_limit: int | None = None
     """Use only the first training data."""
     cache: str = "seed"

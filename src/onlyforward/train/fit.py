@@ -16,7 +16,7 @@ from onlyforward.data.nets import MODELS, Preset, build, preset
 from onlyforward.data.sets import Dataset, load
 from onlyforward.run.workers import group
 from onlyforward.train.extras import advised_plan, attacks, cosine_with_backprop, first_batch, mean_kappa
-from onlyforward.train.loop import LOSSES, Course, Schedule, accuracy, peak_mb, train
+from onlyforward.train.loop import LOSSES, Course, Schedule, accuracy, peak_mb, preset_schedule, train
 from onlyforward.train.methods import LIKELIHOOD_RATIOS, METHODS, Settings, cost, make_method
 from onlyforward.train.shard import Sharded
 
@@ -142,13 +142,13 @@ def chosen_settings(options: Any, data: Dataset) -> Chosen:
         lag=options.lag,
         seed=options.seed,
     )
-    schedule = Schedule(
-        epochs=base.epochs if options.epochs is None else options.epochs,
-        batch=base.batch if options.batch is None else options.batch,
-        lr=base.lr if options.lr is None else options.lr,
-        optimizer=options.optimizer or base.optimizer,
-        weight_decay=base.weight_decay,
-        clip=base.clip,
+    schedule = preset_schedule(
+        base,
+        epochs=options.epochs,
+        batch=options.batch,
+        lr=options.lr,
+        optimizer=options.optimizer or None,
+        decay=options.decay or None,
     )
     return Chosen(settings, schedule)
 

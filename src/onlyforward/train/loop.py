@@ -6,7 +6,7 @@ import math
 import resource
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -19,6 +19,7 @@ from onlyforward.core.keys import Key
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from onlyforward.data.nets import Preset
     from onlyforward.data.sets import Dataset
     from onlyforward.run.context import Context
 
@@ -47,6 +48,7 @@ OPTIMIZERS: Mapping[str, Callable[..., torch.optim.Optimizer]] = {
     "adamw": torch.optim.AdamW,
     "sgd": torch.optim.SGD,
 }
+DECAYS = ("none", "linear")
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,7 @@ class Schedule:
         optimizer: name.
         weight_decay: of the optimiser.
         clip: largest norm of the gradient; 0 is none.
+        decay: none, or linear: the learning rate falls to 0 over the run, and with it the noise of the last weights.
     """
 
     epochs: int
@@ -68,17 +71,30 @@ class Schedule:
     optimizer: str = "adam"
     weight_decay: float = 0.0
     clip: float = 0.0
+    decay: str = "none"
 
     def __post_init__(self) -> None:
         check_range(self.epochs, name="epochs", low=1)
         check_range(self.batch, name="batch", low=0)
         check_range(self.lr, name="lr", low=0.0, open_low=True)
         check_choice(self.optimizer, OPTIMIZERS, name="optimizer")
+        check_choice(self.decay, DECAYS, name="decay")
 
     def make(self, model: nn.Module) -> torch.optim.Optimizer:
         """The optimiser over the trained parameters."""
         trained = [p for p in model.parameters() if p.requires_grad]
         return OPTIMIZERS[self.optimizer](trained, lr=self.lr, weight_decay=self.weight_decay)
+
+    def set_rate(self, optimizer: torch.optim.Optimizer, done: float) -> None:
+        """The learning rate when a share `done` of the run is over."""
+        for part in optimizer.param_groups:
+            part["lr"] = self.lr * (1 - done if self.decay == "linear" else 1)
+
+
+def preset_schedule(base: Preset, **changes: Any) -> Schedule:
+    """The preset's schedule; changes that are None change nothing."""
+    own = {field.name: getattr(base, field.name) for field in fields(Schedule)}
+    return Schedule(**own | {name: value for name, value in changes.items() if value is not None})
 
 
 @dataclass
@@ -150,6 +166,7 @@ def train(
                 current = epoch
             rows = slice(None) if whole else order[at * size : (at + 1) * size]
             started = time.perf_counter()
+            schedule.set_rate(optimizer, step / (schedule.epochs * per_epoch))
             optimizer.zero_grad(set_to_none=True)
             loss = float(method.backward(criterion, x[rows], y[rows]))
             if schedule.clip:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from onlyforward.core.errors import MissingExtra
-from onlyforward.data.nets import Preset, build, preset
+from onlyforward.data.nets import build, preset
 from onlyforward.run.benchmark import seeds
 from onlyforward.train.fit import Chosen, trained
-from onlyforward.train.loop import Schedule
+from onlyforward.train.loop import preset_schedule
 from onlyforward.train.methods import LIKELIHOOD_RATIOS, Settings, cost, make_method
 
 if TYPE_CHECKING:
@@ -88,12 +88,6 @@ class Finding:
         return statistics.stdev(self.accuracies) if len(self.accuracies) > 1 else 0.0
 
 
-def preset_schedule(base: Preset, changes: Mapping[str, Any]) -> Schedule:
-    """The preset's schedule with changes."""
-    made = Schedule(base.epochs, base.batch, base.lr, base.optimizer, base.weight_decay, base.clip)
-    return replace(made, **changes)
-
-
 def train_arm(arm: Arm, model: str, data: Dataset, seed: int) -> tuple[float, float, float, float]:
     """Accuracy, seconds, step milliseconds and forwards per step of one seed."""
     net = build(model, data, seed=seed)
@@ -104,7 +98,7 @@ def train_arm(arm: Arm, model: str, data: Dataset, seed: int) -> tuple[float, fl
     settings = Settings(**{"copies": base.copies, "seed": seed, **own, **arm.settings})
     method = make_method(arm.method, net, settings)
     begin = time.perf_counter()
-    chosen = Chosen(settings, preset_schedule(base, arm.schedule))
+    chosen = Chosen(settings, preset_schedule(base, **arm.schedule))
     outcome = trained(net, method, data, chosen, loss=arm.loss, seed=seed)
     return outcome.accuracy, time.perf_counter() - begin, outcome.course.step_ms, cost(method)[0]
 
