@@ -142,11 +142,12 @@ def per_channel(member: Member, values: Tensor) -> Tensor:
 
 
 def group_scores(group: Coupled, scores: Mapping[str, Tensor], names: Mapping[nn.Module, str]) -> Tensor | None:
-    """The score of each channel of a group: |sum| per member, summed over members; None if no member has a score.
+    """The score of each channel of a group: sum of |entry| over all members; None if no member has a score.
 
     Args:
         group: coupled channels.
-        scores: parameter name -> score of every entry (signed scores cancel within a channel).
+        scores: parameter name -> score of every entry; signs do not cancel, for a channel whose entries pull against
+            each other at one point still matters near it.
         names: module -> path.
     """
     total = torch.zeros(group.width, dtype=torch.float64)
@@ -154,7 +155,7 @@ def group_scores(group: Coupled, scores: Mapping[str, Tensor], names: Mapping[nn
     for member in group.members:
         name = f"{names.get(member.module, '')}.weight"
         if name in scores and isinstance(member.module, (_ConvNd, nn.Linear, _BatchNorm, nn.LayerNorm)):
-            part = per_channel(member, scores[name].double()).abs()
+            part = per_channel(member, scores[name].double().abs())
             total.index_add_(0, member.roots, part)
             found = True
     return total if found else None

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from onlyforward.run.context import Context
     from onlyforward.run.result import Result
 
-JUDGED = 500
+JUDGED = 2000
 """Training images held back, on which choices are made."""
 
 
@@ -75,9 +75,13 @@ class Bench:
         return finetune(model, self.x[:count], self.y[:count], self.key, masks=masks, soft=self.soft)
 
     def judge(self, model: nn.Module) -> float:
-        """Accuracy on the images held back, of a copy that was recalibrated."""
-        copied = recalibrate(copy.deepcopy(model), self.x[: self.options.recalibrate_images])
-        return accuracy(copied, self.held_x, self.held_y)
+        """Recalibrate and fine-tune in place, as the choice will be; the accuracy on the images held back.
+
+        Recalibration alone says too little: on the pretrained ResNet-20 it puts l2 level with taylor, and after
+        fine-tuning l2 is three points behind.
+        """
+        self.tune(recalibrate(model, self.x[: self.options.recalibrate_images]))
+        return accuracy(model, self.held_x, self.held_y)
 
 
 def check(options: Model) -> None:
@@ -167,7 +171,7 @@ def structured(
     if found.choices:
         context.say("auto: " + ", ".join(f"{k} {v:.3f}" for k, v in found.choices.items()) + f"; kept {found.score}")
         rows = [[name, value, name == found.score] for name, value in found.choices.items()]
-        note = f"Accuracy after the same recalibration, on {JUDGED} training images held back."
+        note = f"Accuracy on {len(bench.held_y) if bench else 0} training images held back, restored as the rows above."
         result.table("Scores tried by auto", ["score", "accuracy held back", "kept"], rows, note)
     result.metric("max_abs_difference", difference(found.masked(model, example), found.model, example))
     rows = [row(result, "", f"connect ({found.score})", found, bench, example)]

@@ -127,7 +127,7 @@ def prune_structured(
     Args:
         model: any module that Torch-Pruning can trace; not changed.
         example_inputs: one example.
-        score: "l2", "taylor" (|sum W dL/dW|), "connect" (Taylor of L - 0.01 log phi), "share" (data-free), or "auto":
+        score: "l2", "taylor" (sum |W dL/dW|), "connect" (Taylor of L - 0.01 log phi), "share" (data-free), or "auto":
             the first three, each with its batch norms recalibrated, and the best on the last 500 data kept (without
             data: "share").
         steps: rounds.
@@ -140,7 +140,7 @@ def prune_structured(
         data: training inputs [n, ...] and labels [n], for scores, recalibration and the choice.
         ignore: patterns of module paths that stay whole.
         calibration: data per round for the scores.
-        judge: of a candidate model -> quality, in the place of the choice above.
+        judge: of a candidate model (its own copy, free to be changed) -> quality, in the place of the choice above.
 
     Raises:
         UsageError: not exactly one ratio; a ratio that the limits do not allow (the largest is named); no data.
@@ -167,7 +167,7 @@ def prune_structured(
     found, best, tried = None, -math.inf, {}
     for kind in CANDIDATES:
         candidate = attempt(kind)
-        tried[kind] = judge(candidate.model) if judge is not None else held_back(candidate.model, data)
+        tried[kind] = judge(copy.deepcopy(candidate.model)) if judge is not None else held_back(candidate.model, data)
         if tried[kind] > best:
             found, best = candidate, tried[kind]
     assert found is not None
