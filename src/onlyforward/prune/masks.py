@@ -178,13 +178,13 @@ class Quotas:
         """0/1 masks of the best scores, protected ones first."""
         if self.scope == "global":
             flat = torch.cat([self.ranked(scored, kept, name) for name in self.names])
-            mask = torch.zeros_like(flat).index_fill_(0, flat.topk(min(budget, len(flat))).indices, 1.0)
+            mask = torch.zeros_like(flat).index_fill_(0, flat.topk(min(budget, len(flat)), sorted=False).indices, 1.0)
             parts = mask.split([self.sizes[name] for name in self.names])
             return {name: part.view(self.shape[name]) for name, part in zip(self.names, parts)}
         found = {}
         for name, quota in self.split(budget).items():
             flat = self.ranked(scored, kept, name)
-            mask = torch.zeros_like(flat).index_fill_(0, flat.topk(quota).indices, 1.0)
+            mask = torch.zeros_like(flat).index_fill_(0, flat.topk(quota, sorted=False).indices, 1.0)
             found[name] = mask.view(self.shape[name])
         return found
 

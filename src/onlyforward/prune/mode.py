@@ -16,9 +16,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_flatten, tree_map
 
 from onlyforward.core.errors import UsageError
+from onlyforward.prune.leaves import mapped, tensors_of
 from onlyforward.prune.semiring import Sum
 
 SAFE = (1e-4, 1e4)
@@ -58,6 +58,9 @@ class Call:
 
 
 Rule = Callable[[Call], Any]
+SHAPES = frozenset({"dim", "size", "numel"})
+"""Questions that every layer asks of its input: answered without reading the other operands."""
+
 ModuleRule = Callable[["Flow", nn.Module, tuple[Any, ...], dict[str, Any]], Any]
 
 DUNDER = {
@@ -168,6 +171,8 @@ class Flow(TorchFunctionMode):
     def align(self, tensors: Sequence[Tensor]) -> tuple[list[Tensor], float]:
         """The values of several live tensors on one scale, the largest."""
         signals = [self.get(x) for x in tensors]
+        if len(signals) == 1:
+            return [signals[0].value], signals[0].log
         # A branch that is zero everywhere must not decide the scale.
         logs = [s.log for s in signals if bool(s.value.any())] or [0.0]
         top = max(logs)
@@ -212,10 +217,11 @@ class Flow(TorchFunctionMode):
         name = canonical(function)
         if name.startswith("get:") and name[4:] not in {"T", "mT", "H", "mH", "data", "real"}:
             return function(*args, **kwargs)
-        leaves = tree_flatten((args, kwargs))[0]
-        tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
+        tensors = tensors_of((args, kwargs))
         if not any(id(x) in self.signals for x in tensors):
             return self.still(function, name, args, kwargs, tensors)
+        if name in SHAPES and args and self.live(args[0]):
+            return function(self.get(args[0]).value, *args[1:], **kwargs)
         in_place = name.endswith("_") and not name.startswith("_") and isinstance(args[0], Tensor)
         stem = name[:-1] if in_place else name
         call = Call(self, function, stem, args, kwargs)
@@ -243,16 +249,15 @@ class Flow(TorchFunctionMode):
         if any(id(x) in self.parameters for x in tensors):
             if name in {"embedding", "embedding_bag"}:
                 return torch.zeros_like(found)
-            for leaf in tree_flatten(found)[0]:
-                if isinstance(leaf, Tensor) and leaf.is_floating_point():
+            for leaf in tensors_of(found):
+                if leaf.is_floating_point():
                     self.parameters.add(id(leaf))
                     self.held.append(leaf)
         return found
 
     def values(self, call: Call) -> tuple[tuple[Any, ...], dict[str, Any], float, bool, bool]:
         """The operands of a call as plain values on one scale, with its log, pair and token flags."""
-        leaves = tree_flatten((call.args, call.kwargs))[0]
-        found = [leaf for leaf in leaves if self.live(leaf)]
+        found = [x for x in tensors_of((call.args, call.kwargs)) if id(x) in self.signals]
         signals = [self.get(x) for x in found]
         flows = [x for x, s in zip(found, signals) if not s.token]
         aligned, log = self.align(flows)
@@ -267,7 +272,7 @@ class Flow(TorchFunctionMode):
             # A parameter beside a signal, as a class token in front of the words, brings no flow of the input.
             return torch.zeros_like(x, dtype=self.dtype) if self.parameter(x) else self.constant(x)
 
-        args, kwargs = tree_map(read, (call.args, call.kwargs))
+        args, kwargs = mapped(read, (call.args, call.kwargs))
         return args, kwargs, log, any(s.pair for s in signals), all(s.token for s in signals)
 
     def wrap(self, found: Any, log: float, *, pair: bool = False, token: bool = False) -> Any:
@@ -278,7 +283,7 @@ class Flow(TorchFunctionMode):
                 return x
             return self.put(x, log, pair=pair, token=token)
 
-        return tree_map(mark, found)
+        return mapped(mark, found)
 
     def as_is(self, call: Call) -> Any:
         """Run the operation itself on the flows."""
@@ -299,8 +304,8 @@ class Flow(TorchFunctionMode):
         found = call.function(*args, **kwargs)
         if token:
             return found
-        for leaf in tree_flatten(found)[0]:
-            if isinstance(leaf, Tensor) and leaf.is_floating_point() and not bool((leaf >= 0).all()):
+        for leaf in tensors_of(found):
+            if leaf.is_floating_point() and not bool((leaf >= 0).all()):
                 where = ".".join(self.path[-1:]) or "the model itself"
                 raise UsageError(
                     f"In module {where!r} the operation {call.name!r} has no connectivity rule and makes negative flow",
@@ -357,7 +362,7 @@ def bound(rule: ModuleRule, flow: Flow, module: nn.Module) -> Callable[..., Any]
     original = module.forward
 
     def forward(*args: Any, **kwargs: Any) -> Any:
-        if not any(flow.live(leaf) for leaf in tree_flatten((args, kwargs))[0]):
+        if not any(map(flow.live, tensors_of((args, kwargs)))):
             return original(*args, **kwargs)
         return rule(flow, module, args, kwargs)
 
