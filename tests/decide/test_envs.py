@@ -32,9 +32,9 @@ def play(environment, actions, first=0, episodes=8):
     return np.array(seen), np.array(rewards)
 
 
-@pytest.mark.parametrize("name", ENVIRONMENTS)
-def test_an_episode_is_the_same_alone_in_a_batch_and_in_any_shard(name):
-    environment = make(name)
+@pytest.mark.parametrize(("name", "backend"), [*((name, "numpy") for name in ENVIRONMENTS), ("SupplyChain", "torch")])
+def test_an_episode_is_the_same_alone_in_a_batch_and_in_any_shard(name, backend):
+    environment = make(name, backend=backend)
     actions = random_actions(environment, 70, np.random.Generator(np.random.Philox(1)))
     seen, rewards = play(environment, actions, 0, 70)
     for start, stop in ((0, 1), (3, 4), (60, 70)):
@@ -95,6 +95,27 @@ def test_the_compiled_kernel_is_the_batched_environment():
     assert np.allclose(total, rewards.sum(0), rtol=1e-5, atol=1e-2)
 
 
+def test_the_chains_gradient_is_the_slope_of_its_rewards():
+    torch = pytest.importorskip("torch")
+    environment = SupplyChain(SupplyChainParameters(periods=12), backend="torch")
+    noise = environment.noise(Key(run=4), 0, 4)
+    generator = torch.Generator().manual_seed(3)
+    orders = (20 * torch.rand(12, 4, 3, generator=generator)).requires_grad_()
+    direction = torch.randn(12, 4, 3, generator=generator)
+
+    def total(shift):
+        state, earned = environment.start(noise), 0.0
+        for t in range(12):
+            state, reward = environment.advance(state, orders[t] + shift * direction[t])
+            earned = earned + reward.double().sum()
+        return earned
+
+    (gradient,) = torch.autograd.grad(total(0.0), orders)
+    with torch.no_grad():
+        slope = (total(1e-3) - total(-1e-3)) / 2e-3
+    assert float((gradient * direction).sum()) == pytest.approx(float(slope), rel=2e-2, abs=0.3)
+
+
 def test_units_are_conserved_along_the_chain():
     environment = SupplyChain(SupplyChainParameters(initial_pipeline=3.0))
     actions = random_actions(environment, 6, np.random.Generator(np.random.Philox(7)))
@@ -102,7 +123,7 @@ def test_units_are_conserved_along_the_chain():
     before = environment.position(state).sum(0)
     for t in range(40):
         state, _ = environment.advance(state, actions[t])
-        _, _, sold, orders = state["seen"][:4]
+        _, sold, orders = state["seen"][:3]
         sold, bought = sold[0], orders[-1]
         after = environment.position(state).sum(0)
         assert np.allclose(after, before - sold + bought)

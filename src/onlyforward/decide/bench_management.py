@@ -86,7 +86,7 @@ def rates_of(works: Mapping[str, tuple[int, Callable[[], Any]]], *, rounds: int,
 def batched(environment: Environment, noise: Any, actions: Any, *, look: bool = False) -> Callable[[], None]:
     """One batch of whole episodes under given actions [T, B, columns]."""
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def work() -> None:
         state = environment.start(noise)
         for t in range(environment.horizon):
@@ -144,8 +144,8 @@ def throughput(options: BenchManagement, sweep: Sweep, result: Result) -> None:
         "one Gymnasium environment": (horizon, single),
     }
     if importlib.util.find_spec("numba") is not None:
-        kernel, parameters = compiled(), SupplyChainParameters()
-        works["numba"] = (batch * horizon, lambda: simulate(kernel, parameters, noise["demand"], rows_first))
+        kernel, parameters, orders = compiled(), SupplyChainParameters(), rows_first.astype(np.uint8)
+        works["numba"] = (batch * horizon, lambda: simulate(kernel, parameters, noise["demand"], orders))
     rates = rates_of(works, rounds=3, seconds=0.2 if options.quick else 1.0)
     rows: list[list[Any]] = [[name, rate, rate / rates["plain Python"]] for name, rate in rates.items()]
     for name in ("numpy", "torch", "numba"):

@@ -133,6 +133,10 @@ class Environment(ABC):
         """An array of the backend, of whole numbers or reals, as float32."""
         return value.astype(np.float32) if self.xp is np else value.float()
 
+    def rows(self, value: Array) -> Array:
+        """An array [B, n] as float32 [n, B]: arithmetic on whole rows is several times faster than on short columns."""
+        return np.ascontiguousarray(value.T, dtype=np.float32) if self.xp is np else value.T.float().contiguous()
+
     def zeros(self, *shape: int) -> Array:
         """float32 zeros on the backend."""
         return self.array(np.zeros(shape, dtype=np.float32))

@@ -34,41 +34,40 @@ def compiled() -> Any:
             stock = np.full((echelons, size), stock0, dtype=np.float32)
             pipe = np.full((echelons, leads.max(), size), slots, dtype=np.float32)
             for t in range(horizon):
-                wanted, price = demand[t, start:stop], prices[0]
-                for n in range(echelons):
-                    ring, shelf = pipe[n, t % leads[n]], stock[n]
-                    # What this echelon sells travels to the one below; the customer takes it at once.
-                    below = pipe[n - 1, t % leads[n - 1]]
-                    fee, keep = lost[n], holding[n]
-                    if n == 0:
-                        for b in range(size):
-                            there = shelf[b] + ring[b]
-                            sold = min(there, wanted[b])
-                            left = there - sold
-                            gain[b] += price * sold - fee * (wanted[b] - sold) - keep * left
-                            shelf[b] = left
-                    else:
-                        for b in range(size):
-                            there = shelf[b] + ring[b]
-                            sold = min(there, wanted[b])
-                            left = there - sold
-                            gain[b] -= fee * (wanted[b] - sold) + keep * left
-                            shelf[b] = left
-                            below[b] = sold
-                    wanted = orders[t, n, start:stop]
-                last = pipe[echelons - 1, t % leads[echelons - 1]]
+                # What an echelon sells travels to the one below; the customer takes it at once.
+                wanted, ring, shelf = demand[t, start:stop], pipe[0, t % leads[0]], stock[0]
+                price, fee, keep = prices[0], lost[0], holding[0]
                 for b in range(size):
-                    last[b] = wanted[b]
-                    gain[b] -= outside * wanted[b]
+                    there, asked = shelf[b] + ring[b], np.float32(wanted[b])
+                    sold = min(there, asked)
+                    shelf[b] = there - sold
+                    gain[b] += price * sold - fee * (asked - sold) - keep * shelf[b]
+                for n in range(1, echelons):
+                    ordered, ring, shelf = orders[t, n - 1, start:stop], pipe[n, t % leads[n]], stock[n]
+                    below, fee, keep = pipe[n - 1, t % leads[n - 1]], lost[n], holding[n]
+                    for b in range(size):
+                        there, asked = shelf[b] + ring[b], np.float32(ordered[b])
+                        sold = min(there, asked)
+                        left = there - sold
+                        gain[b] -= fee * (asked - sold) + keep * left
+                        shelf[b] = left
+                        below[b] = sold
+                top, ring = orders[t, echelons - 1, start:stop], pipe[echelons - 1, t % leads[echelons - 1]]
+                for b in range(size):
+                    ring[b] = np.float32(top[b])
+                    gain[b] -= outside * ring[b]
         return total
 
     return simulate
 
 
 def simulate(
-    kernel: Any, parameters: SupplyChainParameters, demand: NDArray[np.float32], orders: NDArray[np.float32]
+    kernel: Any, parameters: SupplyChainParameters, demand: NDArray[Any], orders: NDArray[Any]
 ) -> NDArray[np.float32]:
-    """Undiscounted returns [B] for demand [T, B] and orders [T, echelons, B]."""
+    """Undiscounted returns [B] for demand [T, B] and orders [T, echelons, B], of any number type.
+
+    Reading them is most of the work: whole orders as bytes (uint8) are read four times faster than as float32.
+    """
     single = np.float32
     return kernel(
         demand,

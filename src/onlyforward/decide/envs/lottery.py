@@ -29,8 +29,8 @@ class FairLottery(Environment):
         return {"spread": np.array(self.spreads)[order], "unit": generator.uniform(-1, 1, (episodes, self.horizon))}
 
     def start(self, noise: Mapping[str, Array]) -> State:
-        """Period 0."""
-        return {"t": 0, **noise}
+        """Period 0, and where each episode's three spreads begin in a flat period."""
+        return {"t": 0, "first": self.xp.arange(0, 3 * noise["unit"].shape[1], 3, device=self.device), **noise}
 
     def observe(self, state: State) -> Array:
         """The spreads by position: [B, 3]."""
@@ -42,10 +42,9 @@ class FairLottery(Environment):
 
     def advance(self, state: State, action: Array) -> tuple[State, Array]:
         """R = x U."""
-        spread = state["spread"][state["t"]]
-        rows = self.xp.arange(len(spread))
-        reward = spread[rows, action[:, 0]] * state["unit"][state["t"]]
-        return {**state, "t": state["t"] + 1}, reward
+        t = state["t"]
+        spread = state["spread"][t].reshape(-1)[state["first"] + action[:, 0]]
+        return {**state, "t": t + 1}, spread * state["unit"][t]
 
     def references(self) -> dict[str, Reference]:
         """Quantiles of always choosing one spread, by convolution."""
@@ -74,25 +73,24 @@ class BeyondGreed(Environment):
 
     def start(self, noise: Mapping[str, Array]) -> State:
         """Period 0."""
-        batch = noise["uniform"].shape[1]
-        seen = np.broadcast_to(np.eye(self.horizon)[:, None, :], (self.horizon, batch, self.horizon))
-        return {"t": 0, "seen": self.array(seen), **noise}
+        return {"t": 0, **noise}
 
     def observe(self, state: State) -> Array:
         """The period as a one-hot: [B, 10]."""
-        return state["seen"][min(state["t"], self.horizon - 1)]
+        seen = self.zeros(state["uniform"].shape[1], self.horizon)
+        seen[:, min(state["t"], self.horizon - 1)] = 1
+        return seen
 
     def scenery(self, noise: Mapping[str, Array]) -> Array:
         """The same as `observe`, of every period."""
-        return self.start(noise)["seen"]
+        batch = noise["uniform"].shape[1]
+        return self.array(np.broadcast_to(np.eye(self.horizon)[:, None, :], (self.horizon, batch, self.horizon)))
 
     def advance(self, state: State, action: Array) -> tuple[State, Array]:
         """A: 1{U >= .4}; B: .5 + 1{U >= .6}."""
-        uniform = state["uniform"][state["t"]]
-        second = action[:, 0]
-        won = self.xp.where(second == 0, uniform >= 0.4, uniform >= 0.6)
-        reward = won + self.reals(second) * 0.5
-        return {**state, "t": state["t"] + 1}, reward
+        half = self.reals(action[:, 0]) * 0.5
+        won = state["uniform"][state["t"]] >= half * 0.4 + 0.4
+        return {**state, "t": state["t"] + 1}, won + half
 
     def references(self) -> dict[str, Reference]:
         """Medians of the discounted sum, exact by enumeration."""

@@ -137,12 +137,14 @@ class SS(Environment):
     def advance(self, state: State, action: Array) -> tuple[State, Array]:
         """Minus fixed cost, holding and penalty, averaged over the periods after the warm-up."""
         order = self.reals(action[:, 0])
-        stock = state["stock"] + order - state["demand"][state["t"]]
+        stock = state["stock"] + order
+        stock -= state["demand"][state["t"]]
         p = self.parameters
         scale = 0.0 if state["t"] < p.warm else -1.0 / (self.horizon - p.warm)
-        # Holding and penalty are one convex function of the stock: the larger of its two slopes' lines.
-        cost = self.xp.sign(order) * p.fixed + self.xp.maximum(stock * p.holding, stock * -p.penalty)
-        return {"t": state["t"] + 1, "demand": state["demand"], "stock": stock}, cost * scale
+        # Holding and penalty are one convex function of the stock; negative, the smaller of its two slopes' lines.
+        reward = self.xp.minimum(stock * (p.holding * scale), stock * (-p.penalty * scale))
+        reward += self.xp.sign(order) * (p.fixed * scale)
+        return {"t": state["t"] + 1, "demand": state["demand"], "stock": stock}, reward
 
     def references(self) -> dict[str, Reference]:
         """Minus the optimal average cost, by Zheng and Federgruen."""

@@ -116,23 +116,24 @@ class Portfolio(Environment):
     def start(self, noise: Mapping[str, Array]) -> State:
         """All in cash: the first purchase costs too."""
         batch = noise["move"].shape[1]
-        held = self.zeros(batch, self.assets)
+        held = self.zeros(self.assets, batch)
         return {"t": 0, "move": noise["move"], "wealth": self.zeros(batch) + self.parameters.wealth, "held": held}
 
     def observe(self, state: State) -> Array:
         """Time left, log of wealth over the start, weights held: [B, 2 + n]."""
-        wealth = self.xp.log(state["wealth"].clip(min=1e-6) / self.parameters.wealth)[:, None]
+        wealth = self.xp.log(state["wealth"].clip(min=1e-6) / self.parameters.wealth)[None]
         left = wealth * 0 + (1 - state["t"] / self.horizon)
-        return self.xp.concatenate((left, wealth, state["held"]), 1)
+        return self.xp.concatenate((left, wealth, state["held"])).T
 
     def advance(self, state: State, action: Array) -> tuple[State, Array]:
         """Rebalance to the weights `action [B, n]` on the simplex, pay for what is bought, then one Euler step."""
-        t = state["t"]
-        bought = (action - state["held"]).clip(min=0).sum(1)
+        t, weights, move = state["t"], self.rows(action), self.rows(state["move"][state["t"]])
+        bought = (weights - state["held"]).clip(min=0).sum(0)
         invested = state["wealth"] * (1 - self.parameters.cost * bought)
-        growth = 1 + (action * state["move"][t]).sum(1)
+        gained = weights * move
+        growth = 1 + gained.sum(0)
         wealth = (invested * growth).clip(min=1e-6)
-        held = action * (1 + state["move"][t]) / growth[:, None]
+        held = (weights + gained) / growth
         last = t + 1 == self.horizon
         reward = wealth - self.parameters.wealth if last else wealth * 0
         return {"t": t + 1, "move": state["move"], "wealth": wealth, "held": held}, reward

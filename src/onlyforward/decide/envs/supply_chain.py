@@ -77,12 +77,11 @@ class SupplyChain(Environment):
         self.horizon = self.parameters.periods
         self.observation_size = 4 * self.echelons * self.history
         self.action = Space("multidiscrete", (self.parameters.max_order + 1,) * self.echelons)
-        self.fees = -self.column(self.parameters.lost)
-        self.keeping = -self.column(self.parameters.holding)
+        self.fees, self.keeping = self.column(self.parameters.lost), self.column(self.parameters.holding)
 
-    def column(self, values: tuple[float, ...]) -> Array:
-        """One number per echelon: [echelons, 1]."""
-        return self.array(np.array(values, dtype=np.float32)[:, None])
+    def column(self, costs: tuple[float, ...]) -> Array:
+        """Minus one number per echelon: [echelons, 1]."""
+        return self.array(-np.array(costs, dtype=np.float32)[:, None])
 
     def draw(self, generator: np.random.Generator, episodes: int) -> dict[str, NDArray[Any]]:
         """Demand of every period: [episodes, T]."""
@@ -110,7 +109,7 @@ class SupplyChain(Environment):
             "demand": noise["demand"],
             "stock": nothing + p.stock,
             "pipeline": tuple((promised,) * lead for lead in p.leads),
-            "seen": (nothing,) * 4 * self.history,
+            "seen": (self.xp.concatenate((nothing, nothing)), nothing, nothing) * self.history,
         }
 
     def position(self, state: State) -> Array:
@@ -124,25 +123,32 @@ class SupplyChain(Environment):
     def advance(self, state: State, action: Array) -> tuple[State, Array]:
         """Arrivals, demand, sales, shipments; rewards [B]."""
         xp, p, t = self.xp, self.parameters, state["t"]
-        orders = np.ascontiguousarray(action.T, dtype=np.float32) if xp is np else action.T.float()
-        own = rows_of(orders)
-        there = xp.stack([coming[0] for coming in state["pipeline"]])
+        orders = self.rows(action)
+        own, coming = rows_of(orders), state["pipeline"]
+        # What is there and what is asked for, in one piece [2 echelons, B]: a period costs memory traffic above all.
+        both = xp.stack((*(rows[0] for rows in coming), state["demand"][t], *own[:-1]))
+        there, asked = both[: self.echelons], both[self.echelons :]
         there += state["stock"]
-        asked = xp.stack((state["demand"][t], *own[:-1]))
         sold = xp.minimum(there, asked)
-        lost = asked - sold
-        stock = there - sold
-        sales = rows_of(sold)
+        if recorded(sold):
+            there, asked = there - sold, asked - sold
+            both = xp.concatenate((there, asked))
+        else:
+            there -= sold
+            asked -= sold
         # What an echelon pays for goods the next one earns: only the ends of the chain trade with the outside.
-        each = stock * self.keeping
-        add_scaled(each, lost, self.fees)
-        reward = each.sum(0)
+        each, sales = there * self.keeping, rows_of(sold)
+        add_scaled(each, asked, self.fees)
+        # Row by row: torch's sum over rows rounds differently for different B.
+        reward, *others = rows_of(each)
+        for row in others:
+            reward = reward + row
         add_scaled(reward, sales[0], p.prices[0])
         add_scaled(reward, own[-1], -p.prices[-1])
         bought = (*sales[1:], own[-1])
-        pipeline = tuple((*coming[1:], units) for coming, units in zip(state["pipeline"], bought, strict=True))
-        seen = (stock, lost, sold, orders, *state["seen"][:-4])
-        return {"t": t + 1, "demand": state["demand"], "stock": stock, "pipeline": pipeline, "seen": seen}, reward
+        pipeline = tuple((*rows[1:], units) for rows, units in zip(coming, bought, strict=True))
+        seen = (both, sold, orders, *state["seen"][:-3])
+        return {"t": t + 1, "demand": state["demand"], "stock": there, "pipeline": pipeline, "seen": seen}, reward
 
     def references(self) -> dict[str, Reference]:
         """Tuned base-stock levels; heuristics, not optima."""
@@ -159,6 +165,11 @@ def add_scaled(total: Array, value: Array, factor: Any) -> None:
         total.add_(value, alpha=factor)
     else:
         total.addcmul_(value, factor)
+
+
+def recorded(array: Array) -> bool:
+    """Whether gradients are recorded: then nothing that went into `array` may be overwritten."""
+    return not isinstance(array, np.ndarray) and array.requires_grad
 
 
 def rows_of(array: Array) -> tuple[Array, ...]:
