@@ -122,11 +122,11 @@ def test_ridge_solves_the_textbook_normal_equations_in_both_forms():
     many.add(rows, scores)
     assert few.folded
     assert not many.folded
-    found = fit(few, [covariance], centre=True)
+    found = fit(few, [covariance.sqrt()], centre=True)
     e, y = rows - rows.mean(0), scores - scores.mean()
     truth = torch.linalg.solve(e.T @ e + found.noise * torch.linalg.inv(covariance), e.T @ y)
     torch.testing.assert_close(found.mean, truth, atol=1e-6, rtol=1e-6)
-    other = fit(many, [covariance], centre=True)
+    other = fit(many, [covariance.sqrt()], centre=True)
     again = torch.linalg.solve(e.T @ e + other.noise * torch.linalg.inv(covariance), e.T @ y)
     torch.testing.assert_close(other.mean, again, atol=1e-6, rtol=1e-6)
 

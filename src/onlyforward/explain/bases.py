@@ -16,7 +16,7 @@ from torch import Tensor
 
 from onlyforward.core.checks import check_range, require
 from onlyforward.core.errors import UsageError
-from onlyforward.explain.ridge import smooth
+from onlyforward.explain.ridge import root_of, smooth
 from onlyforward.run.userfile import user_function
 
 LENGTHS = (0.05, 0.1, 0.2, 0.4)
@@ -37,7 +37,7 @@ class Basis:
         k: number of coordinates.
         lift: coordinates [n, k] -> [n, *shape].
         adjoint: [n, *shape] -> coordinates [n, k].
-        priors: covariances [k, k] that the ridge solver chooses from.
+        priors: roots R [k, r] of the covariances R R' that the ridge solver chooses from.
         groups: coordinates of each block, for blockwise noise.
     """
 
@@ -90,8 +90,8 @@ def pixels(x: Tensor) -> Basis:
     def priors() -> list[Tensor]:
         if x.ndim != 3:
             return [torch.eye(x.numel(), dtype=torch.float64)]
-        channels = 0.5 * torch.eye(shape[0], dtype=torch.float64) + 0.5
-        return [torch.kron(channels, smooth(centres(shape[1], shape[2]), length)) for length in LENGTHS]
+        channels = root_of(0.5 * torch.eye(shape[0], dtype=torch.float64) + 0.5)
+        return [torch.kron(channels, smooth(shape[1], shape[2], length)) for length in LENGTHS]
 
     return Basis("pixel", shape, x.numel(), lambda c: c.reshape(-1, *shape), lambda v: v.flatten(1), priors)
 
@@ -135,7 +135,8 @@ def regions(name: str, x: Tensor, labels: Tensor, colour: bool) -> Basis:
         grid = centres(*shape[1:])
         middle = torch.zeros(count, 2, dtype=torch.float64).index_add_(0, flat, grid) / area[:, None]
         mixed = 0.5 * torch.eye(channels, dtype=torch.float64) + 0.5 if colour else torch.ones(1, 1).double()
-        return [torch.kron(mixed, smooth(middle, length)) for length in LENGTHS]
+        apart = torch.cdist(middle, middle) ** 2
+        return [root_of(torch.kron(mixed, torch.exp(-apart / (2 * length * length)))) for length in LENGTHS]
 
     return Basis(name, shape, count * (channels if colour else 1), lift, adjoint, priors)
 
@@ -159,7 +160,7 @@ def cosines(x: Tensor, side: int, colour: bool) -> Basis:
     def priors() -> list[Tensor]:
         u = torch.arange(side, dtype=torch.float64)
         radius = 1 + (u[:, None] ** 2 + u**2).sqrt().flatten().repeat(channels if colour else 1)
-        return [torch.diag(radius ** (-2 * decay)) for decay in DECAYS]
+        return [torch.diag(radius ** (-decay)) for decay in DECAYS]
 
     k = side * side * (channels if colour else 1)
     return Basis(f"dct:{side}{'/colour' if colour else ''}", tuple(x.shape), k, lift, adjoint, priors)
@@ -194,7 +195,7 @@ def part_of(basis: Basis, index: Tensor) -> Basis:
         return basis.lift(c.new_zeros(len(c), basis.k).index_copy_(1, index, c))
 
     def priors() -> list[Tensor]:
-        return [prior[index][:, index] for prior in basis.priors()]
+        return [root[index] for root in basis.priors()]
 
     return Basis(f"part of {basis.name}", basis.shape, len(index), lift, lambda v: basis.adjoint(v)[:, index], priors)
 

@@ -15,11 +15,11 @@ from torch import Tensor
 from onlyforward.core.checks import require
 from onlyforward.core.keys import Key
 from onlyforward.explain.bases import blocks, superpixels
-from onlyforward.explain.presence import masks
 from onlyforward.explain.removal import removed
 from onlyforward.explain.saliency import Saliency, as_oracle, top
 from onlyforward.explain.scores import Target, judge
 from onlyforward.explain.shapley import Players
+from onlyforward.explain.softmasks import masks
 
 
 @dataclass

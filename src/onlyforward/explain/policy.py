@@ -1,6 +1,6 @@
 """What `auto` chooses, and what the theory promises for it before a question is paid.
 
-Images wider than 64 pixels: presence on a soft 7 x 7 grid, blur removal, ridge. Otherwise the gradient: low frequencies
+Images wider than 64 pixels: presence on a soft 8 x 8 grid, blur removal, ridge. Otherwise the gradient: low frequencies
 while there are fewer questions than half the numbers, ridge up to as many, orthogonal directions beyond.
 """
 
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 WIDE = 64
 """Images wider than this are explained by presence."""
+CELLS = 8
+"""Cells per side of the soft masks, at most half of the pixels."""
 LEAST = 8
 """Fewest questions with which a map means anything."""
 
@@ -44,7 +46,7 @@ class Choice:
     solver: str
     sigma: float
     blocks: str = ""
-    cells: int = 7
+    cells: int = CELLS
 
     def __str__(self) -> str:
         """One line."""
@@ -105,7 +107,8 @@ def choose(wish: Wish, shape: tuple[int, ...], budget: int, spread: float) -> Ch
         if wish.map == "auto" and wide and wish.basis == "auto" and not wish.blocks:
             kind = "presence"
     if kind == "presence":
-        cells = min(7, *(max(2, side // 2) for side in shape[1:])) if len(shape) == 3 else 7
+        sides = shape[1:] if len(shape) == 3 else (2 * CELLS,)
+        cells = min(CELLS, *(max(2, side // 2) for side in sides))
         return Choice("presence", "soft", "", "", free(wish.solver, "ridge"), 0.0, cells=cells)
     if kind in ("shapley", "banzhaf"):
         basis = wish.basis

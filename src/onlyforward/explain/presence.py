@@ -1,13 +1,16 @@
 """Presence: which parts must be there? Masks of kept parts, scores of the masked images, effects of the parts.
 
-z ~ Bernoulli(1/2) per cell of a coarse grid, shifted by a random offset and upsampled bilinearly: image = x0 + M o (x -
-x0). The centred effect of a pixel is the covariance of score and mask (RISE, arXiv 1806.07421, keeps the nuisance
-mean(f) mean(M)); with the ridge solver the scores are regressed on the masks seen on a fine grid, with a smooth prior.
+Images x0 + M o (x - x0) with soft masks M and their complements. Half the difference of a pair's scores is, but for
+interactions of three and more parts, the sum over pixels of effect times M - 1/2: what the pair shares drops out, the
+nuisance mean(f) mean(M) of RISE (arXiv 1806.07421) included. `mean` averages difference times M - 1/2; `ridge`
+regresses the differences on the masks seen on a fine grid, with a prior that is smooth in place and colour and whose
+scale follows |x - x0|: neighbours that look alike act alike, and what is not changed has no effect.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -17,38 +20,17 @@ from onlyforward.core.checks import check_choice, check_range
 from onlyforward.core.keys import Key
 from onlyforward.explain.bases import centres
 from onlyforward.explain.estimator import Estimate
-from onlyforward.explain.ridge import Equations, fit, smooth
+from onlyforward.explain.ridge import Equations, Fit, fit, posterior, root_of
+from onlyforward.explain.softmasks import SoftMasks
 
-FINE = 28
+FINE = 16
 """Side of the grid on which effects are solved for."""
 CHUNK = 64
-"""Masks that are summed at once."""
+"""Pairs that are summed at once; one size keeps the bits whatever the batches were."""
 LENGTHS = (0.06, 0.1, 0.16, 0.25)
 """Length scales of the prior, as shares of the image's side."""
-
-
-def masks(key: Key, first: int, count: int, cells: int, size: tuple[int, int]) -> Tensor:
-    """Soft masks first..first+count-1 in complement pairs: [count, h, w] in [0, 1]."""
-    height, width = (-(-side // cells) for side in size)
-    grids, offsets = [], []
-    for pair in range(first // 2, (first + count + 1) // 2):
-        generator = key.at(copy=pair, site=f"{key.site}mask").generator()
-        grids.append(torch.empty(cells + 1, cells + 1).bernoulli_(0.5, generator=generator))
-        offsets.append([int(torch.randint(0, step, (1,), generator=generator)) for step in (height, width)])
-    large = torch.nn.functional.interpolate(
-        torch.stack(grids)[:, None],
-        size=((cells + 1) * height, (cells + 1) * width),
-        mode="bilinear",
-        align_corners=False,
-    )[:, 0]
-    found = torch.empty(count, *size)
-    for row in range(count):
-        pair, side = divmod(first + row, 2)
-        place = pair - first // 2
-        top, left = offsets[place]
-        window = large[place, top : top + size[0], left : left + size[1]]
-        found[row] = 1 - window if side else window
-    return found
+COLOUR = 0.25
+"""Distance in colour, as a share of the image's range, over which effects change."""
 
 
 @dataclass
@@ -75,55 +57,89 @@ class Presence:
         check_choice(self.solver, ("mean", "ridge"), name="solver")
         self.size = (self.x.shape[-2], self.x.shape[-1])
         check_range(self.cells, name="cells", low=2, high=min(self.size))
-        fine = FINE if self.solver == "ridge" else min(self.size)
-        self.fine = (min(fine, self.size[0]), min(fine, self.size[1]))
-        self.waiting: list[list[tuple[Tensor, Tensor]]] = [[], []]
-        self.sums: list[Any] = [self.summed([]), self.summed([])]
-        self.asked: tuple[int, Tensor] = (0, torch.zeros(0))
+        ridge = self.solver == "ridge"
+        self.fine = (min(FINE, self.size[0]), min(FINE, self.size[1])) if ridge else self.size
+        self.soft = SoftMasks(self.key, self.cells, self.size, self.fine)
+        self.asked = (0, self.soft.draws(0, 0))
+        self.seen = 0
+        self.designs: list[Tensor] = []
+        self.scores: list[Tensor] = []
+        self.sums: list[Any] = [self.empty(), self.empty()]
+        self.chosen: tuple[int, Fit] | None = None
+
+    def empty(self) -> Equations | Moments:
+        """Sums of nothing."""
+        return Equations(self.fine[0] * self.fine[1]) if self.solver == "ridge" else Moments(self.fine)
 
     def rows(self, first: int, count: int) -> Tensor:
         """Masked images first..first+count-1."""
-        mask = masks(self.key, first, count, self.cells, self.size)
-        self.asked = (first, mask)
-        return torch.lerp(self.nothing, self.x, mask[:, None].to(self.x))
+        self.asked = (first, self.soft.draws(first, count))
+        return torch.lerp(self.nothing, self.x, self.soft.masks(self.asked[1])[:, None].to(self.x))
 
     def observe(self, first: int, scores: Tensor) -> None:
-        """Scores of the next masked images; rows that failed are left out on both sides."""
-        start, mask = self.asked
-        if start != first or len(mask) < len(scores):
-            mask = masks(self.key, first, len(scores), self.cells, self.size)
-        mask = mask[: len(scores)]
-        good = scores.isfinite()
-        if self.solver == "ridge":
-            mask = torch.nn.functional.interpolate(mask[:, None], size=self.fine, mode="area").flatten(1) - 0.5
-        for half in range(2):
-            own = good & ((torch.arange(first, first + len(scores)) // 2) % 2 == half)
-            self.waiting[half] += list(zip(mask[own], scores[own], strict=True))
-            while len(self.waiting[half]) >= CHUNK:
-                self.sums[half] = self.sums[half].joined(self.summed(self.waiting[half][:CHUNK]))
-                del self.waiting[half][:CHUNK]
+        """Scores of the next masked images; a pair in which one failed is left out."""
+        start, draws = self.asked
+        if start != first or len(draws.tops) != len(scores):
+            draws = self.soft.draws(first, len(scores))
+        self.designs += list(self.soft.means(draws.every(first % 2, 2)) - 0.5)
+        self.scores += list(scores.double())
+        while len(self.scores) >= 2 * CHUNK:
+            for half, part in enumerate(self.summed(CHUNK)):
+                self.sums[half] = self.sums[half].joined(part)
+            del self.designs[:CHUNK], self.scores[: 2 * CHUNK]
+            self.seen += CHUNK
 
-    def summed(self, pairs: list[tuple[Tensor, Tensor]]) -> Equations | Moments:
-        """Sums of some masks and scores; chunks of one size keep the bits whatever the batches were."""
-        found = Equations(self.fine[0] * self.fine[1]) if self.solver == "ridge" else Moments(self.size)
-        if pairs:
-            found.add(torch.stack([m for m, _ in pairs]).double(), torch.stack([s for _, s in pairs]).double())
-        return found
-
-    def half(self, half: int) -> Any:
-        """The sums of one half, those of the last, open chunk included."""
-        return self.sums[half].joined(self.summed(self.waiting[half]))
+    def summed(self, count: int) -> list[Any]:
+        """Sums of the first waiting pairs, even and odd ones apart."""
+        parts = [self.empty(), self.empty()]
+        if count:
+            design, scores = torch.stack(self.designs[:count]), torch.stack(self.scores[: 2 * count]).reshape(-1, 2)
+            difference = (scores[:, 0] - scores[:, 1]) / 2
+            for half in range(2):
+                own = difference.isfinite() & (torch.arange(self.seen, self.seen + count) % 2 == half)
+                parts[half].add(design[own].flatten(1), difference[own])
+        return parts
 
     def estimate(self, half: int | None = None) -> Estimate:
         """Effect per pixel [h, w]; see `Estimator`."""
-        sums = self.half(0).joined(self.half(1)) if half is None else self.half(half)
+        halves = [done.joined(part) for done, part in zip(self.sums, self.summed(len(self.scores) // 2), strict=True)]
         if self.solver == "mean":
-            effect, error = sums.effect()
+            effect, error = (halves[0].joined(halves[1]) if half is None else halves[half]).effect()
             return Estimate(effect, error, effect.flatten())
+        found = self.whole(halves)
+        if half is None:
+            return Estimate(self.enlarge(found.mean), self.enlarge(found.deviation), found.mean, sure=found.sure)
+        root = self.priors[found.prior]
+        own = posterior(halves[half], root, found.noise, centre=False)
+        residual = halves[1].unexplained(own.mean, centre=False) if half == 0 else float("nan")
+        return Estimate(self.enlarge(own.mean), self.enlarge(own.deviation), own.mean, residual, sure=own.sure)
+
+    def whole(self, halves: list[Any]) -> Fit:
+        """The fit to all pairs; its prior and noise serve the halves too."""
+        n = halves[0].n + halves[1].n
+        if self.chosen is None or self.chosen[0] != n:
+            self.chosen = (n, fit(halves[0].joined(halves[1]), self.priors, centre=False))
+        return self.chosen[1]
+
+    @cached_property
+    def priors(self) -> list[Tensor]:
+        """Roots of the covariances that the effects may have.
+
+        sqrt(|x - x0|) sqrt(|x - x0|') exp(-|c - c'|^2 / (2 length^2) - |colour - colour'|^2 / (2 COLOUR^2))
+        """
+        change = self.coarse((self.x - self.nothing).square().mean(0)[None]).sqrt()
+        scale = (change / change.max()).sqrt() if float(change.max()) else torch.ones_like(change)
+        low, high = float(self.x.min()), float(self.x.max())
+        colours = self.coarse(self.x) / max(high - low, 1e-12)
         places = centres(*self.fine)
-        found = fit(sums, [smooth(places, length) for length in LENGTHS])
-        residual = self.half(1).unexplained(found.mean, centre=True) if half == 0 else float("nan")
-        return Estimate(self.enlarge(found.mean), self.enlarge(found.deviation), found.mean, residual, sure=found.sure)
+        near = torch.exp(-(torch.cdist(colours, colours) ** 2) / (2 * COLOUR**2))
+        apart = torch.cdist(places, places) ** 2
+        return [scale * root_of(near * torch.exp(-apart / (2 * length**2))) for length in LENGTHS]
+
+    def coarse(self, planes: Tensor) -> Tensor:
+        """Means of planes [c, h, w] over the fine grid's cells: [cells, c]."""
+        small = torch.nn.functional.interpolate(planes.double()[None], size=self.fine, mode="area")[0]
+        return small.flatten(1).T
 
     def enlarge(self, values: Tensor) -> Tensor:
         """From the fine grid to pixels."""
@@ -132,35 +148,27 @@ class Presence:
 
 
 class Moments:
-    """Sums over masks and scores from which every pixel's covariance follows."""
+    """Sums over pairs from which every pixel's effect and its standard error follow."""
 
     def __init__(self, size: tuple[int, int]) -> None:
-        self.n, self.score, self.square = 0, 0.0, 0.0
-        self.mask, self.mixed = torch.zeros(2, *size, dtype=torch.float64)
+        self.n, self.size = 0, size
+        self.total, self.square = torch.zeros(2, *size, dtype=torch.float64)
 
-    def add(self, mask: Tensor, scores: Tensor) -> None:
-        """Take in masks [n, h, w] and scores [n]."""
-        self.n += len(scores)
-        self.score += float(scores.sum())
-        self.square += float(scores.square().sum())
-        self.mask += mask.sum(0)
-        self.mixed += torch.tensordot(scores, mask, dims=1)
+    def add(self, design: Tensor, difference: Tensor) -> None:
+        """Take in M - 1/2 [n, h w] and half differences [n]."""
+        terms = 4 * difference[:, None] * design
+        self.n += len(terms)
+        self.total += terms.sum(0).reshape(self.size)
+        self.square += terms.square().sum(0).reshape(self.size)
 
     def joined(self, other: Moments) -> Moments:
         """The sums of both."""
-        both = Moments((self.mask.shape[0], self.mask.shape[1]))
-        for part in (self, other):
-            both.n += part.n
-            both.score += part.score
-            both.square += part.square
-            both.mask = both.mask + part.mask
-            both.mixed = both.mixed + part.mixed
+        both = Moments(self.size)
+        both.n, both.total, both.square = self.n + other.n, self.total + other.total, self.square + other.square
         return both
 
     def effect(self) -> tuple[Tensor, Tensor]:
-        """4 cov(score, mask) per pixel, and its standard error: [h, w] each."""
+        """Mean of 4 d (M - 1/2) over the pairs, and its standard error: [h, w] each."""
         n = max(2, self.n)
-        level = self.score / n
-        effect = 4 * (self.mixed - level * self.mask) / (n - 1)
-        deviation = max(0.0, self.square / n - level * level) ** 0.5
-        return effect, torch.full_like(effect, 2 * deviation / n**0.5)
+        mean = self.total / n
+        return mean, ((self.square / n - mean.square()).clamp(min=0) / (n - 1)).sqrt()

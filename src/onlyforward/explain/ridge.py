@@ -1,9 +1,9 @@
 """Ridge with a smooth prior: few queries, many coordinates.
 
-Prior g ~ N(0, s K); rows E [N, k] and centred scores y [N] give g = K E'(E K E' + lam I)^-1 y. lam and the choice among
-the priors K maximise the marginal likelihood on a grid of eigenvalues: no further query. Up to k rows are kept and the
-[N, N] form is solved; beyond, only E'E and E'y are, so that memory does not grow with the queries. (derived;
-Gaussian-process regression as in Rasmussen and Williams, ch. 2 and 5)
+Prior g ~ N(0, s K) with K = R R'; rows E [n, k] and scores y [n] give g = K E'(E K E' + lam I)^-1 y. lam and the choice
+among the priors maximise the marginal likelihood on a grid of eigenvalues: no further query. Up to k rows are kept;
+beyond, only E'E and E'y are, so that memory does not grow with the queries. (derived; Gaussian-process regression as in
+Rasmussen and Williams, ch. 2 and 5)
 """
 
 from __future__ import annotations
@@ -16,6 +16,9 @@ import torch
 from torch import Tensor
 
 NOISES = 25
+"""Values of lam that are compared."""
+FAINT = 1e-6
+"""Share of the strongest direction's variance below which a smooth prior's directions are left out."""
 
 
 @dataclass(frozen=True)
@@ -94,30 +97,52 @@ class Equations:
 
     def rows(self, centre: bool) -> tuple[Tensor, Tensor]:
         """E [n, k] and y [n], if nothing was folded."""
+        if not self.kept:
+            return torch.zeros(0, self.k, dtype=torch.float64), torch.zeros(0, dtype=torch.float64)
         rows, scores = torch.cat([r for r, _ in self.kept]), torch.cat([s for _, s in self.kept])
         return (rows - rows.mean(0), scores - scores.mean()) if centre else (rows, scores)
 
-    def sums(self, centre: bool) -> tuple[Tensor, Tensor, float]:
-        """E'E [k, k], E'y [k] and y'y."""
+    def sums(self, root: Tensor, centre: bool) -> tuple[Tensor, Tensor, float]:
+        """R'E'E R [r, r], R'E'y [r] and y'y."""
         if not self.folded:
             rows, scores = self.rows(centre)
-            return rows.T @ rows, rows.T @ scores, float(scores @ scores)
+            turned = rows @ root
+            return turned.T @ turned, turned.T @ scores, float(scores @ scores)
+        gram, product = root.T @ self.gram @ root, root.T @ self.product
         if not centre:
-            return self.gram, self.product, self.square_sum
-        mean, level = self.row_sum / self.n, self.score_sum / self.n
-        gram = self.gram - self.n * torch.outer(mean, mean)
-        return gram, self.product - self.n * mean * level, self.square_sum - self.n * level * level
+            return gram, product, self.square_sum
+        mean, level = root.T @ self.row_sum / self.n, self.score_sum / self.n
+        gram = gram - self.n * torch.outer(mean, mean)
+        return gram, product - self.n * mean * level, self.square_sum - self.n * level * level
 
     def unexplained(self, effect: Tensor, *, centre: bool) -> float:
         """Share of these scores' energy that an effect [k] found elsewhere leaves: 1 - R^2."""
-        gram, product, energy = self.sums(centre)
-        left = energy - 2 * float(effect @ product) + float(effect @ gram @ effect)
+        gram, product, energy = self.sums(effect[:, None], centre)
+        left = energy - 2 * float(product) + float(gram)
         return left / energy if energy > 0 else 0.0
 
 
-def smooth(centres: Tensor, length: float) -> Tensor:
-    """exp(-|c - c'|^2 / (2 length^2)) over centres [k, 2]: [k, k]."""
-    return torch.exp(-(torch.cdist(centres, centres) ** 2) / (2 * length * length))
+def smooth(height: int, width: int, length: float) -> Tensor:
+    """Root R [h w, r] of exp(-|c - c'|^2 / (2 length^2)) over the centres of a grid in the unit square.
+
+    The kernel is a product of two axes, and so are its directions; faint ones are left out.
+    """
+    axes = []
+    for side in (height, width):
+        places = (torch.arange(side, dtype=torch.float64) + 0.5) / side
+        values, vectors = torch.linalg.eigh(torch.exp(-((places[:, None] - places) ** 2) / (2 * length * length)))
+        axes.append((values.clamp(min=0), vectors))
+    (down, rows), (across, columns) = axes
+    strength = torch.outer(down, across)
+    first, second = (strength > FAINT * strength.max()).nonzero(as_tuple=True)
+    return (rows[:, None, first] * columns[None, :, second]).flatten(0, 1) * strength[first, second].sqrt()
+
+
+def root_of(covariance: Tensor) -> Tensor:
+    """R [k, r] with R R' = K [k, k], directions without variance left out."""
+    values, vectors = torch.linalg.eigh(covariance)
+    kept = values > 1e-10 * values.max()
+    return vectors[:, kept] * values[kept].sqrt()
 
 
 def fit(equations: Equations, priors: Sequence[Tensor], *, centre: bool = True) -> Fit:
@@ -125,60 +150,64 @@ def fit(equations: Equations, priors: Sequence[Tensor], *, centre: bool = True) 
 
     Args:
         equations: rows and scores.
-        priors: covariances [k, k] to choose from.
+        priors: roots R [k, r] of the covariances to choose from.
         centre: whether an unknown constant is taken out of rows and scores.
     """
-    found = [
-        (small if not equations.folded else large)(equations, covariance, index, centre)
-        for index, covariance in enumerate(priors)
-    ]
-    return max(found, key=lambda fit: fit.evidence)
+    found = [(*likely(equations, root, centre), index) for index, root in enumerate(priors)]
+    evidence, noise, index = max(found)
+    return posterior(equations, priors[index], noise, index=index, evidence=evidence, centre=centre)
 
 
-def small(equations: Equations, covariance: Tensor, index: int, centre: bool) -> Fit:
-    """By the eigenvalues of E K E' [N, N]."""
-    rows, scores = equations.rows(centre)
-    n = len(scores)
-    spread = rows @ covariance
-    values, vectors = torch.linalg.eigh(spread @ rows.T)
+def likely(equations: Equations, root: Tensor, centre: bool) -> tuple[float, float]:
+    """The highest log marginal likelihood over lam, up to a constant, and that lam."""
+    n, r = equations.n, root.shape[1]
+    few = n < r and not equations.folded
+    if few:
+        rows, scores = equations.rows(centre)
+        turned = rows @ root
+        values, vectors = torch.linalg.eigh(turned @ turned.T)
+        energy, square = (vectors.T @ scores) ** 2, float(scores @ scores)
+    else:
+        gram, product, square = equations.sums(root, centre)
+        values, vectors = torch.linalg.eigh(gram)
+        energy = (vectors.T @ product) ** 2
     values = values.clamp(min=0)
-    turned = vectors.T @ scores
-    best = (-math.inf, 1.0, 1.0)
+    best = (-math.inf, 1.0)
     for noise in noises(values):
-        energy = values + noise
-        scale = max(float((turned**2 / energy).mean()), 1e-300)
-        best = max(best, (-0.5 * (n * math.log(scale) + float(energy.log().sum())), noise, scale))
-    evidence, noise, scale = best
-    energy = values + noise
-    half = (vectors.T @ spread) / energy.sqrt()[:, None]
-    variance = (covariance.diagonal() - (half**2).sum(0)).clamp(min=0) * scale
-    return Fit(spread.T @ (vectors @ (turned / energy)), variance.sqrt(), index, noise, evidence)
+        total = values + noise
+        explained = float((energy / total).sum())
+        misfit = explained if few else (square - explained) / noise
+        spread = n * math.log(max(misfit / max(n, 1), 1e-300))
+        best = max(best, (-0.5 * (spread + float(total.log().sum()) + (n - len(values)) * math.log(noise)), noise))
+    return best
 
 
-def large(equations: Equations, covariance: Tensor, index: int, centre: bool) -> Fit:
-    """By the eigenvalues of R' E'E R [k, k] with K = R R'."""
-    gram, product, square = equations.sums(centre)
-    n, k = equations.n, equations.k
-    jitter = 1e-8 * float(covariance.diagonal().mean())
-    root = torch.linalg.cholesky(covariance + jitter * torch.eye(k, dtype=covariance.dtype))
-    values, vectors = torch.linalg.eigh(root.T @ gram @ root)
-    values = values.clamp(min=0)
-    turned = vectors.T @ (root.T @ product)
-    best = (-math.inf, 1.0, 1.0)
-    for noise in noises(values):
-        energy = values + noise
-        misfit = (square - float((turned**2 / energy).sum())) / noise
-        scale = max(misfit / n, 1e-300)
-        evidence = -0.5 * (n * math.log(scale) + float(energy.log().sum()) + (n - k) * math.log(noise))
-        best = max(best, (evidence, noise, scale))
-    evidence, noise, scale = best
-    basis = root @ vectors
-    variance = (basis**2 / (values + noise)).sum(1) * noise * scale
-    return Fit(basis @ (turned / (values + noise)), variance.sqrt(), index, noise, evidence)
+def posterior(
+    equations: Equations, root: Tensor, noise: float, *, index: int = 0, evidence: float = math.nan, centre: bool = True
+) -> Fit:
+    """The posterior under one prior R [k, r] and one lam; its scale is the likeliest."""
+    n, r = equations.n, root.shape[1]
+    if n < r and not equations.folded:
+        rows, scores = equations.rows(centre)
+        turned = rows @ root
+        factor = torch.linalg.cholesky(turned @ turned.T + noise * torch.eye(n, dtype=torch.float64))
+        solved = torch.cholesky_solve(scores[:, None], factor)[:, 0]
+        scale = float(scores @ solved) / max(n, 1)
+        weight = turned.T @ solved
+        half = torch.linalg.solve_triangular(factor, turned @ root.T, upper=False)
+        variance = ((root**2).sum(1) - (half**2).sum(0)).clamp(min=0) * scale
+    else:
+        gram, product, square = equations.sums(root, centre)
+        factor = torch.linalg.cholesky(gram + noise * torch.eye(r, dtype=torch.float64))
+        weight = torch.cholesky_solve(product[:, None], factor)[:, 0]
+        scale = max(square - float(product @ weight), 0.0) / noise / n
+        half = torch.linalg.solve_triangular(factor, root.T, upper=False)
+        variance = (half**2).sum(0) * noise * scale
+    return Fit(root @ weight, variance.sqrt(), index, noise, evidence)
 
 
 def noises(values: Tensor) -> list[float]:
     """The grid of lam, relative to the eigenvalues' mean."""
-    level = float(values.mean().clamp(min=1e-12))
+    level = float(values.mean().clamp(min=1e-12)) if len(values) else 1.0
     grid: list[float] = (torch.logspace(-5, 2, NOISES, dtype=torch.float64) * level).tolist()
     return grid

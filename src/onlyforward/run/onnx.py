@@ -101,7 +101,7 @@ class OnnxModel:
         values = batch.numpy()
         if self.integer:
             values = values.round().clip(0, 255)
-        array = np.ascontiguousarray(values.astype(self.type))
+        array = np.ascontiguousarray(values, dtype=self.type)
         if self.pool is None or len(array) == 1:
             return self.run(array)
         return np.concatenate(list(self.pool.map(self.run, np.array_split(array, min(self.workers, len(array))))))
