@@ -11,7 +11,7 @@ from onlyforward.decide.exact.joint import SEASON_A, Season, action_values, seas
 from onlyforward.decide.exact.replenish import Replenish, solve
 from onlyforward.decide.foundation import experts
 from onlyforward.decide.foundation.evaluate import replenish_value, season_policy, season_value, simulated_value
-from onlyforward.decide.foundation.model import VIEWS, Foundation, decide
+from onlyforward.decide.foundation.model import VIEWS, Foundation, decide, order_sequence
 from onlyforward.decide.foundation.simulate import season_signal
 from onlyforward.decide.foundation.study import School, load_models, save_models
 from onlyforward.decide.foundation.tokens import STAGES, Tokens, season_tokens
@@ -45,9 +45,18 @@ def test_permuting_items_permutes_every_probability(view):
     money = told.prices[:, :1].expand(-1, 3) * torch.tensor([1.0, 2.0, 3.0], dtype=torch.float64)
     assert torch.allclose(model.recommend_logits(told)[:, order], model.recommend_logits(other))
     assert torch.allclose(model.price_logits(told, chosen)[:, order], model.price_logits(other, moved))
+    ordered = torch.full((5, 3), float("nan"), dtype=torch.float64)
+    ordered[:, 1] = 4.0
+    first = torch.tensor([0, 0, 2, 2, 0])
+    same = torch.tensor([order.index(int(i)) for i in first])
     assert torch.allclose(
-        model.order_logits(told, chosen, money)[:, order], model.order_logits(other, moved, money[:, order])
+        model.order_logits(told, first, chosen, money, ordered),
+        model.order_logits(other, same, moved, money[:, order], ordered[:, order]),
     )
+    for stages in (("recommend", "price", "order"), ("order",)):
+        there, here = decide(model, told, stages), decide(model, other, stages)
+        assert torch.equal(there[0]["order"][:, order], here[0]["order"])
+        assert torch.allclose(there[1], here[1])
 
 
 def test_masked_items_have_no_influence_and_are_never_recommended():
@@ -78,6 +87,9 @@ def test_only_the_joint_view_hears_the_earlier_decision():
     for view, same in (("joint", False), ("masked", True), ("own", True)):
         model = Foundation(view=view, seed=4)
         assert torch.allclose(model.price_logits(told, chosen), model.price_logits(told, chosen + 1)) is same
+        few = torch.full((5, 3), float("nan")).index_fill(1, torch.tensor([1]), 2.0)
+        orders = [model.order_logits(told, chosen, None, None, ordered) for ordered in (few, few + 3)]
+        assert torch.allclose(*orders) is same
 
 
 def test_the_own_view_of_pricing_and_recommendation_knows_no_stock():
@@ -191,10 +203,15 @@ def sampled_value(model):
             new[tuple(x)] = total
         value = new
     told = season_tokens("order", TINY, np.zeros((1, 2)), np.array([3.0]), most=4)
-    order = model.order_logits(told, None, None).softmax(-1)[0]
-    return sum(
-        float(order[0, int(x[0])] * order[1, int(x[1])]) * (value[tuple(x)] - x @ np.array(TINY.cost)) for x in grid
-    )
+    total, first = 0.0, int(order_sequence(told)[0, 0])
+    for x in grid:
+        likely, ordered = 1.0, torch.full((1, 2), float("nan"))
+        for item in (first, 1 - first):
+            chances = model.order_logits(told, torch.tensor([item]), None, None, ordered).softmax(-1)
+            likely *= float(chances[0, int(x[item])])
+            ordered[0, item] = x[item]
+        total += likely * (value[tuple(x)] - x @ np.array(TINY.cost))
+    return total
 
 
 def school():

@@ -43,6 +43,11 @@ class Lesson:
     values: Tensor
 
     @property
+    def single(self) -> bool:
+        """Whether there is one item."""
+        return self.tokens.present.shape[1] == 1
+
+    @property
     def count(self) -> int:
         """Tokens of all its sequences: every decision reads the instance, the items and its own tokens."""
         return len(self.values) * len(STAGES[self.task]) * (1 + 2 * self.tokens.present.shape[1])
@@ -190,7 +195,7 @@ def lessons(key: Key, instances: int) -> Iterator[list[Lesson]]:
         generator = key.at(site="instance", step=index).numpy()
         items = 1 if index % 3 == 2 else 2
         season = draw_season(generator, items)
-        found = list(season_lessons(season, generator, 160, 16))
+        found = list(season_lessons(season, generator, 160, 24))
         if index % 4 == 0:
             found.append(replenish_lesson(season, generator, 24))
         if index % 10 == 1:

@@ -1,9 +1,10 @@
 """The model: a transformer over instance, items and decisions; every decision sees all items and the earlier ones.
 
-Tokens [instance][item_1 .. item_n][recommend_i][price_i][order_i]. A domain's tokens are taken together, one per item,
-after those of the earlier domains: which item is recommended and what it costs enters the later tokens as input. So the
-probabilities permute with the items, which a decoding item by item could not promise. Candidates (items, prices of any
-list, orders up to any cap) are scored from their own features, so that no size is fixed.
+Tokens [instance][item_1 .. item_n][recommend_i][price_i][order_i]. Recommendation and prices are decided domain by
+domain, one token per item; orders item by item, the most attractive first, because two items that share customers are
+stocked in place of each other. What is decided enters the later tokens as input. The sequence depends on the items'
+features alone, so the probabilities permute with the items. Candidates (items, prices of any list, orders up to any
+cap) are scored from their own features, so that no size is fixed.
 """
 
 from __future__ import annotations
@@ -52,7 +53,7 @@ class Foundation(nn.Module):
             self.instance = nn.Linear(INSTANCE_FEATURES, width)
             self.item = nn.Sequential(nn.Linear(ITEM_FEATURES, width), nn.GELU(), nn.Linear(width, width))
             self.domain = nn.Parameter(0.3 * torch.randn(len(DOMAINS), width))
-            self.decided = nn.Linear(3, width)
+            self.decided = nn.Linear(5, width)
             layer = nn.TransformerEncoderLayer(
                 width, 4, 2 * width, dropout=0.0, activation="gelu", batch_first=True, norm_first=True
             )
@@ -63,7 +64,14 @@ class Foundation(nn.Module):
             self.order_query, self.order_key = nn.Linear(width, width), nn.Linear(4, width)
             self.order_score = nn.Linear(width, 1)
 
-    def hidden(self, told: Tokens, domain: str, chosen: Tensor | None, price: Tensor | None) -> Tensor:
+    def hidden(
+        self,
+        told: Tokens,
+        domain: str,
+        chosen: Tensor | None = None,
+        price: Tensor | None = None,
+        ordered: Tensor | None = None,
+    ) -> Tensor:
         """Encoded tokens of one domain's decision [B, n, d].
 
         Args:
@@ -71,6 +79,7 @@ class Foundation(nn.Module):
             domain: recommend, price or order.
             chosen: [B] recommended item, or None.
             price: [B, n] prices decided, or None.
+            ordered: [B, n] orders decided, NaN for items still open, or None.
         """
         batch, n = told.present.shape
         place = DOMAINS.index(domain)
@@ -80,13 +89,16 @@ class Foundation(nn.Module):
             keep[list(OWN[domain])] = 1.0
             seen = seen * keep
         item = self.item(seen)
-        known = seen.new_zeros(batch, n, 3)
+        known = seen.new_zeros(batch, n, 5)
         if self.view == "joint":
             if chosen is not None:
                 known[..., 0] = 1.0
                 known[..., 1] = torch.nn.functional.one_hot(chosen, n)
             if price is not None:
                 known[..., 2] = price / LARGEST_PRICE
+            if ordered is not None:
+                known[..., 3] = (~ordered.isnan()).to(seen.dtype)
+                known[..., 4] = ordered.nan_to_num(0.0) / LARGEST_STOCK
         decision = item + self.domain[place] + self.decided(known)
         first = self.instance(told.instance)[:, None]
         sequence = torch.cat((first, decision) if self.view == "own" else (first, item, decision), 1)
@@ -103,12 +115,12 @@ class Foundation(nn.Module):
 
     def recommend_logits(self, told: Tokens) -> Tensor:
         """Scores of the items [B, n]."""
-        score = self.recommend(self.hidden(told, "recommend", None, None))[..., 0]
+        score = self.recommend(self.hidden(told, "recommend"))[..., 0]
         return score.masked_fill(told.present == 0, -1e9)
 
     def price_logits(self, told: Tokens, chosen: Tensor | None) -> Tensor:
         """Scores of every item's prices [B, n, K]."""
-        hidden = self.price_query(self.hidden(told, "price", chosen, None))
+        hidden = self.price_query(self.hidden(told, "price", chosen))
         listed = told.prices[:, None].expand(-1, hidden.shape[1], -1)
         filled = listed.nan_to_num(1.0)
         utility, cost = told.items[..., 5:6], told.items[..., 6:7]
@@ -125,22 +137,32 @@ class Foundation(nn.Module):
         score = self.price_score(nn.functional.gelu(hidden[:, :, None] + self.price_key(keys)))[..., 0]
         return score.masked_fill(listed.isnan(), -1e9)
 
-    def order_logits(self, told: Tokens, chosen: Tensor | None, price: Tensor | None) -> Tensor:
-        """Scores of every item's orders 0..largest in the batch [B, n, Z]."""
-        hidden = self.order_query(self.hidden(told, "order", chosen, price))
-        amount = torch.arange(int(told.most.max()) + 1, device=hidden.device).expand(*told.most.shape, -1)
-        stock, expected = told.items[..., :1] * LARGEST_STOCK, told.items[..., 11:12] * LARGEST_STOCK
+    def order_logits(
+        self, told: Tokens, item: Tensor, chosen: Tensor | None, price: Tensor | None, ordered: Tensor | None
+    ) -> Tensor:
+        """Scores of one item's orders 0..largest in the batch [B, Z]; `item` [B] says which."""
+        row = torch.arange(len(item), device=item.device)
+        hidden = self.order_query(self.hidden(told, "order", chosen, price, ordered)[row, item])
+        most, own = told.most[row, item, None], told.items[row, item]
+        amount = torch.arange(int(told.most.max()) + 1, device=hidden.device).expand(len(item), -1)
+        stock, expected = own[:, :1] * LARGEST_STOCK, own[:, 11:12] * LARGEST_STOCK
         keys = torch.stack(
             (
                 amount / LARGEST_STOCK,
-                amount / told.most[..., None].clamp(min=1),
-                (amount + stock) / (expected + told.items[..., 12:13] * 10 + 1) / 3,
+                amount / most.clamp(min=1),
+                (amount + stock) / (expected + own[:, 12:13] * 10 + 1) / 3,
                 torch.log1p(amount + stock) / 3,
             ),
             -1,
         )
-        score = self.order_score(nn.functional.gelu(hidden[:, :, None] + self.order_key(keys)))[..., 0]
-        return score.masked_fill(amount > told.most[..., None], -1e9)
+        score = self.order_score(nn.functional.gelu(hidden[:, None] + self.order_key(keys)))[..., 0]
+        return score.masked_fill(amount > most, -1e9)
+
+
+def order_sequence(told: Tokens) -> Tensor:
+    """The items in the order in which their stock is decided [B, n]: utility less cost, the highest first."""
+    appeal = told.items[..., 5] - told.items[..., 6]
+    return appeal.masked_fill(told.present == 0, -1e9).argsort(dim=-1, descending=True, stable=True)
 
 
 def decide(
@@ -159,24 +181,33 @@ def decide(
     """
     found: dict[str, Tensor] = {}
     log_prob = told.instance.new_zeros(len(told.instance))
+    row = torch.arange(len(log_prob), device=log_prob.device)
     money = None
     for stage in stages:
         chosen = found.get("recommend")
         if stage == "recommend":
-            logits = model.recommend_logits(told)[:, None]
+            found[stage], taken = choose(model.recommend_logits(told), generator)
+            log_prob = log_prob + taken
         elif stage == "price":
-            logits = model.price_logits(told, chosen)
+            found[stage], taken = choose(model.price_logits(told, chosen), generator)
+            log_prob = log_prob + (taken * told.present).sum(-1)
+            money = told.prices.gather(1, found[stage])
         else:
-            logits = model.order_logits(told, chosen, money)
-        chances = logits.log_softmax(-1)
-        if generator is None:
-            pick = chances.argmax(-1)
-        else:
-            flat = chances.detach().exp().flatten(0, 1)
-            pick = torch.multinomial(flat, 1, generator=generator).view(chances.shape[:2])
-        taken = chances.gather(-1, pick[..., None])[..., 0]
-        log_prob = log_prob + (taken if stage == "recommend" else taken * told.present).sum(-1)
-        found[stage] = pick[:, 0] if stage == "recommend" else pick
-        if stage == "price":
-            money = told.prices.gather(1, pick)
+            ordered = torch.full_like(told.present, float("nan"))
+            for item in order_sequence(told).unbind(1):
+                pick, taken = choose(model.order_logits(told, item, chosen, money, ordered), generator)
+                log_prob = log_prob + taken * told.present[row, item]
+                ordered = ordered.index_put((row, item), pick.to(ordered.dtype))
+            found[stage] = ordered.long()
     return found, log_prob
+
+
+def choose(logits: Tensor, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
+    """The best or a sampled candidate of scores [..., k], and the ln of its probability: [...], [...]."""
+    chances = logits.log_softmax(-1)
+    if generator is None:
+        pick = chances.argmax(-1)
+    else:
+        flat = chances.detach().exp().flatten(0, -2)
+        pick = torch.multinomial(flat, 1, generator=generator).view(chances.shape[:-1])
+    return pick, chances.gather(-1, pick[..., None])[..., 0]

@@ -18,10 +18,13 @@ from torch import Tensor
 from onlyforward.core.keys import Key
 from onlyforward.decide.agents.base import load_module_state, module_state
 from onlyforward.decide.foundation.experts import LOWEST, Lesson, draw_season
-from onlyforward.decide.foundation.model import Foundation
+from onlyforward.decide.foundation.model import Foundation, order_sequence
 from onlyforward.decide.foundation.simulate import season_signal
 from onlyforward.decide.foundation.tokens import STAGES
 from onlyforward.decide.objectives import Objective
+
+SHARES = {"sell": 0.45, "order": 0.33, "replenish": 0.14, "inventory": 0.08}
+"""How often a task's lesson is taken; two items four times as often as one."""
 
 
 @dataclass(frozen=True)
@@ -77,10 +80,17 @@ def imitation_loss(
     else:
         rest = rest[:, 0, 0]
     if "order" in stages:
-        logits = model.order_logits(told, chosen, money)
-        width = logits.shape[-1]
-        best = rest[:, :width, : width if n == 2 else 1]
-        loss = loss + pair_loss(logits.log_softmax(-1), best, recipe)
+        sequence = order_sequence(told)
+        # The item whose stock is decided first comes first in the table of values.
+        rest = torch.where(sequence[:, :1, None] == 0, rest, rest.transpose(1, 2)) if n == 2 else rest
+        ordered = torch.full_like(told.present, float("nan"))
+        for item in sequence.unbind(1):
+            logits = model.order_logits(told, item, chosen, money, ordered)
+            width = logits.shape[-1]
+            loss = loss + decision_loss(logits.log_softmax(-1), rest[:, :width].flatten(2).max(-1).values, recipe)
+            pick = explored(logits, logits > -1e8, generator)
+            ordered = ordered.index_put((index, item), pick.to(ordered.dtype))
+            rest = rest[index, pick][..., None]
     return loss
 
 
@@ -140,7 +150,7 @@ class Course:
     ) -> None:
         self.model, self.taught, self.key, self.recipe = model, taught, key, recipe
         self.steps, self.updates, self.objective = steps, updates, objective
-        self.share = torch.tensor([math.sqrt(len(lesson.values)) for lesson in taught])
+        self.share = torch.tensor([SHARES[lesson.task] * (1 if lesson.single else 4) for lesson in taught])
         self.done = 0
         self.optimizer = self.fresh(recipe.rate)
 
