@@ -27,8 +27,8 @@ features of the items alone."""
 DOMAINS = ("recommend", "price", "order")
 OWN = {
     "recommend": (5, 6),
-    "price": (5, 6, 8, 9),
-    "order": (0, 1, 2, 3, 4, 6, 7, 8, 9, 10, 11, 12),
+    "price": (5, 6, 8, 9, 13),
+    "order": (0, 1, 2, 3, 4, 6, 7, 8, 9, 10, 11, 12, 13, 14),
 }
 """Columns of an item's features that a domain knows by itself: recommendation the utility and the cost, pricing the
 demand curve as well, inventory the stock and the demand but no utility."""

@@ -26,7 +26,7 @@ STAGES = {
 }
 """The decisions of a task, in the order in which they are taken; each sees the earlier ones."""
 INSTANCE_FEATURES = 17
-ITEM_FEATURES = 13
+ITEM_FEATURES = 15
 LARGEST_PRICE, LARGEST_STOCK = 4.0, 26.0
 
 
@@ -93,6 +93,24 @@ def instance_row(
     return np.column_stack([fixed, left / 20, np.log1p(left * customers) / 5])
 
 
+def demand_statistics(
+    utility: Sequence[float], cost: Sequence[float], prices: Sequence[float], boost: float
+) -> np.ndarray:
+    """What items sell where each has the price that would earn most if it were alone: [3, n].
+
+    A customer's chance to take the item when it is not recommended, and when it is; and its margin.
+    """
+    listed = np.array(prices)
+    alone = np.exp(np.array(utility)[:, None] - listed)
+    gain = (listed - np.array(cost)[:, None]) * alone / (1 + alone)
+    best = gain.argmax(axis=1)
+    weight = np.take_along_axis(alone, best[:, None], 1)[:, 0]
+    lift = weight * np.exp(boost)
+    return np.stack(
+        [weight / (1 + weight.sum()), lift / (1 + lift + weight.sum() - weight), listed[best] - np.array(cost)]
+    )
+
+
 def item_rows(
     stock: np.ndarray,
     *,
@@ -103,17 +121,13 @@ def item_rows(
     customers: float = 0.0,
     left: np.ndarray | float = 0.0,
     prices: Sequence[float] = (),
+    boost: float = 0.0,
     mean: float = 0.0,
 ) -> np.ndarray:
     """Item features [B, n, ITEM_FEATURES] for stock [B, n]; `mean` is the demand a period where nobody chooses."""
     batch, items = stock.shape
     expected = np.broadcast_to(np.asarray(left, dtype=np.float64), (batch,))[:, None] * customers
-    want, cheap = np.zeros(items), np.zeros(items)
-    if prices:
-        middle = np.exp(np.array(utility) - np.mean(prices))
-        want = middle / (1 + middle.sum())
-        low = np.exp(np.array(utility) - min(prices))
-        cheap = low / (1 + low.sum())
+    want, lifted, margin = demand_statistics(utility, cost, prices, boost) if prices else np.zeros((3, items))
     columns = [
         stock / LARGEST_STOCK,
         np.minimum(stock, 4) / 4,
@@ -122,10 +136,12 @@ def item_rows(
         np.zeros_like(stock) if coming is None else coming / LARGEST_STOCK,
         *(np.broadcast_to(np.asarray(v), (batch, items)) for v in (utility, cost)),
         np.full((batch, items), salvage),
-        *(np.broadcast_to(v, (batch, items)) for v in (want, cheap)),
-        np.minimum(stock / (expected * want + 1), 5) / 2,
-        np.minimum(expected * want, 50) / LARGEST_STOCK,
+        *(np.broadcast_to(v, (batch, items)) for v in (want, lifted)),
+        np.minimum(stock / (expected * lifted + 1), 5) / 2,
+        np.minimum(expected * lifted, 50) / LARGEST_STOCK,
         np.full((batch, items), mean / 10),
+        np.broadcast_to(margin, (batch, items)),
+        np.minimum(stock / (expected * want + 1), 5) / 2,
     ]
     return np.stack(columns, axis=-1)
 
@@ -150,10 +166,13 @@ def season_tokens(
     alpha: float = 1.0,
 ) -> Tokens:
     """Decisions `sell` or `order` of a season at stock [B, n] with `left` [B] periods to go."""
-    shared = {"customers": float(season.customers), "left": left, "prices": season.prices}
-    instance = instance_row(
-        task, items=stock.shape[1], periods=season.periods, boost=season.boost, alpha=alpha, **shared
-    )
+    shared = {
+        "customers": float(season.customers),
+        "left": left,
+        "prices": season.prices,
+        "boost": season.boost,
+    }
+    instance = instance_row(task, items=stock.shape[1], periods=season.periods, alpha=alpha, **shared)
     rows = item_rows(stock, utility=season.utility, cost=season.cost, salvage=season.salvage, **shared)
     return tokens(instance, rows, season.prices, most)
 
@@ -161,10 +180,13 @@ def season_tokens(
 def replenish_tokens(problem: Replenish, stock: np.ndarray) -> Tokens:
     """The decision of a shop at stock [B, n]; it looks ahead over the few periods that its stock lasts."""
     season, ahead = problem.season, np.full(len(stock), 2.0)
-    shared = {"customers": float(season.customers), "left": ahead, "prices": season.prices}
-    instance = instance_row(
-        "replenish", items=stock.shape[1], periods=0, boost=season.boost, holding=problem.holding, lead=1, **shared
-    )
+    shared = {
+        "customers": float(season.customers),
+        "left": ahead,
+        "prices": season.prices,
+        "boost": season.boost,
+    }
+    instance = instance_row("replenish", items=stock.shape[1], periods=0, holding=problem.holding, lead=1, **shared)
     rows = item_rows(stock, utility=season.utility, cost=season.cost, **shared)
     return tokens(instance, rows, season.prices, problem.max_order)
 
