@@ -172,13 +172,11 @@ class JointSeason(Market):
         """Profit of the joint optimum, and of what coordinates less."""
         from onlyforward.decide.exact.joint import references
 
-        found = references(self.instance)
+        less = ("static", "dynamic_price", "margin_silo", "revenue_silo")
+        found = references(self.instance, "joint", *less)
         return {
             "optimum": Reference(found["joint"], "exact", "joint dynamic program"),
-            **{
-                name: Reference(found[name], "heuristic", name.replace("_", " "))
-                for name in ("static", "dynamic_price", "margin_silo", "revenue_silo")
-            },
+            **{name: Reference(found[name], "heuristic", name.replace("_", " ")) for name in less},
         }
 
 

@@ -8,6 +8,7 @@ maximises V_0(x) - c'x. (Setting of arXiv 2403.00318; the instances and the prog
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
@@ -201,30 +202,34 @@ def with_order(season: Season, value: Values) -> tuple[float, tuple[int, ...]]:
     return float(profit.flat[best]), tuple(int(i) for i in np.unravel_index(best, profit.shape))
 
 
-def references(season: Season) -> dict[str, float]:
+def references(season: Season, *names: str) -> dict[str, float]:
     """Profit, each with its best order, of the joint optimum and of everything that coordinates less.
 
     `static` holds prices and recommendation all season, `dynamic_price` the recommendation, `dynamic_recommendation`
     the prices; `person` lets prices and recommendations answer each other; the silos ignore stock: `margin_silo`
     maximises a customer's margin, `revenue_silo` a customer's revenue.
+
+    Args:
+        season: the instance.
+        names: what is wanted (default: all).
     """
     actions = season.actions
     by_item = [[a for a, (_, r) in enumerate(actions) if r == item] for item in range(len(season.utility))]
     by_price: dict[tuple[float, ...], list[int]] = {}
     for a, (prices, _) in enumerate(actions):
         by_price.setdefault(prices, []).append(a)
-
     program = Program(season)
 
-    def best(*allowed: int) -> float:
-        return with_order(season, program.best(list(allowed)))[0]
+    def best(groups: Iterable[list[int] | slice]) -> float:
+        return max(with_order(season, program.best(group))[0] for group in groups)
 
-    return {
-        "joint": with_order(season, program.best())[0],
-        "person": person_by_person(season),
-        "dynamic_recommendation": max(best(*group) for group in by_price.values()),
-        "dynamic_price": max(best(*group) for group in by_item),
-        "static": max(best(a) for a in range(len(actions))),
-        "margin_silo": best(myopic(season)),
-        "revenue_silo": best(myopic(season, margin=False)),
+    known: dict[str, Callable[[], float]] = {
+        "joint": lambda: best([slice(None)]),
+        "person": lambda: person_by_person(season),
+        "dynamic_recommendation": lambda: best(by_price.values()),
+        "dynamic_price": lambda: best(by_item),
+        "static": lambda: best([a] for a in range(len(actions))),
+        "margin_silo": lambda: best([[myopic(season)]]),
+        "revenue_silo": lambda: best([[myopic(season, margin=False)]]),
     }
+    return {name: known[name]() for name in names or known}

@@ -43,6 +43,7 @@ RATIOS = (
     "season_silo_ratio",
     "season_person_ratio",
     "season_dynamic_price_ratio",
+    "season_dynamic_recommendation_ratio",
     "season_revenue_silo_ratio",
     "season_masked_ratio",
     "season_ownview_ratio",
@@ -153,7 +154,8 @@ def load_models(folder: Path) -> dict[str, Foundation]:
 def ratios(models: Mapping[str, Foundation]) -> dict[str, float]:
     """Exact values of the models on the reported instances, over the joint optimum's."""
     two, three, shop = season_b(2), season_b(3), Replenish()
-    known, small, wide, shops = references(SEASON_A), references(two), references(three), replenish_references(shop)
+    known, shops = references(SEASON_A), replenish_references(shop)
+    small, wide = references(two, "joint", "static"), references(three, "joint", "static", "margin_silo")
     joint = models["joint"]
     found = {
         "season_ratio": season_value(joint, SEASON_A) / known["joint"],
@@ -161,6 +163,7 @@ def ratios(models: Mapping[str, Foundation]) -> dict[str, float]:
         "season_silo_ratio": known["margin_silo"] / known["joint"],
         "season_person_ratio": known["person"] / known["joint"],
         "season_dynamic_price_ratio": known["dynamic_price"] / known["joint"],
+        "season_dynamic_recommendation_ratio": known["dynamic_recommendation"] / known["joint"],
         "season_revenue_silo_ratio": known["revenue_silo"] / known["joint"],
         "small_ratio": season_value(joint, two) / small["joint"],
         "small_static_ratio": small["static"] / small["joint"],
@@ -186,6 +189,7 @@ def tell(result: Result, found: Mapping[str, float]) -> None:
         "season_ratio": "foundation model",
         "season_masked_ratio": "the model, decisions hidden from each other",
         "season_ownview_ratio": "the model, each domain sees its own state",
+        "season_dynamic_recommendation_ratio": "dynamic recommendation, fixed prices, exact",
         "season_dynamic_price_ratio": "dynamic price, fixed recommendation, exact",
         "season_static_ratio": "best static, exact",
         "season_silo_ratio": "margin silo",
