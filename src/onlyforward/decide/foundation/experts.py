@@ -49,8 +49,9 @@ class Lesson:
 
     @property
     def count(self) -> int:
-        """Tokens of all its sequences: every decision reads the instance, the items and its own tokens."""
-        return len(self.values) * len(STAGES[self.task]) * (1 + 2 * self.tokens.present.shape[1])
+        """Tokens of all its sequences: every decision reads the instance and the items, orders once per item."""
+        n = self.tokens.present.shape[1]
+        return len(self.values) * sum(n if stage == "order" else 1 for stage in STAGES[self.task]) * (1 + n)
 
 
 def near(season: Season) -> bool:

@@ -1,8 +1,8 @@
 """The model: a transformer over instance, items and decisions; every decision sees all items and the earlier ones.
 
-Tokens [instance][item_1 .. item_n][recommend_i][price_i][order_i]. Recommendation and prices are decided domain by
-domain, one token per item; orders item by item, the most attractive first, because two items that share customers are
-stocked in place of each other. What is decided enters the later tokens as input. The sequence depends on the items'
+Tokens [instance][item_1 .. item_n]: an item's token says which decision is due and what was decided before.
+Recommendation and prices are decided domain by domain, for all items at once; orders item by item, the most attractive
+first, because two items that share customers are stocked in place of each other. The sequence depends on the items'
 features alone, so the probabilities permute with the items. Candidates (items, prices of any list, orders up to any
 cap) are scored from their own features, so that no size is fixed.
 """
@@ -88,7 +88,6 @@ class Foundation(nn.Module):
             keep = seen.new_zeros(ITEM_FEATURES)
             keep[list(OWN[domain])] = 1.0
             seen = seen * keep
-        item = self.item(seen)
         known = seen.new_zeros(batch, n, 5)
         if self.view == "joint":
             if chosen is not None:
@@ -99,19 +98,10 @@ class Foundation(nn.Module):
             if ordered is not None:
                 known[..., 3] = (~ordered.isnan()).to(seen.dtype)
                 known[..., 4] = ordered.nan_to_num(0.0) / LARGEST_STOCK
-        decision = item + self.domain[place] + self.decided(known)
-        first = self.instance(told.instance)[:, None]
-        sequence = torch.cat((first, decision) if self.view == "own" else (first, item, decision), 1)
-        absent = told.present == 0
-        lead = absent.new_zeros(batch, 1)
-        hide = torch.cat((lead, absent) if self.view == "own" else (lead, absent, absent), 1)
-        size = sequence.shape[1]
-        # Instance and items do not look at the decision: what is decided cannot change what is known.
-        closed = torch.zeros(size, size, dtype=torch.bool, device=sequence.device)
-        closed[: size - n, size - n :] = True
-        if not bool(absent.any()):
-            return self.encoder(sequence, mask=closed)[:, -n:]
-        return self.encoder(sequence, mask=closed, src_key_padding_mask=hide)[:, -n:]
+        decision = self.item(seen) + self.domain[place] + self.decided(known)
+        sequence = torch.cat((self.instance(told.instance)[:, None], decision), 1)
+        absent = torch.nn.functional.pad(told.present == 0, (1, 0))
+        return self.encoder(sequence, src_key_padding_mask=absent if bool(absent.any()) else None)[:, 1:]
 
     def recommend_logits(self, told: Tokens) -> Tensor:
         """Scores of the items [B, n]."""

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 LARGEST_PROGRAM = 3e7
 """Actions times stock vectors up to which an instance of the user's is solved exactly."""
 SMALL = {"instances": 12, "steps": 30, "fine_tune": 2}
-TOKENS_A_STEP = 2_200
+TOKENS_A_STEP = 1_600
 """Tokens that an imitation step of 256 decisions reads on average over the lessons."""
 
 

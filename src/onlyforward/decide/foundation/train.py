@@ -42,9 +42,9 @@ class Recipe:
     """
 
     batch: int = 256
-    rate: float = 2e-3
-    temperature: float = 0.01
-    regret: float = 5.0
+    rate: float = 3e-3
+    temperature: float = 0.005
+    regret: float = 20.0
     fine_rate: float = 1e-4
     instances: int = 16
     copies: int = 24
