@@ -115,10 +115,8 @@ def random_actions(space: Space, horizon: int, batch: int, key: Key) -> NDArray[
     """Actions [T, B, columns], each period's stored column by column as policies of the batch produce them."""
     generator = key.numpy()
     if space.kind in ("discrete", "multidiscrete"):
-        kind = np.int64 if space.kind == "discrete" else np.float32
         sizes = np.array(space.sizes[: space.columns])[:, None]
-        drawn = generator.integers(0, sizes, (horizon, space.columns, batch)).astype(kind)
-        return drawn.transpose(0, 2, 1)
+        return generator.integers(0, sizes, (horizon, space.columns, batch)).transpose(0, 2, 1)
     raw = generator.random((horizon, batch, space.columns)).astype(np.float32)
     return raw / raw.sum(-1, keepdims=True) if space.kind == "simplex" else raw
 
@@ -129,7 +127,7 @@ def throughput(options: BenchManagement, sweep: Sweep, result: Result) -> None:
     key = Key(site="throughput")
     chain = make("SupplyChain")
     horizon = chain.horizon
-    actions = random_actions(chain.action, horizon, batch, key)
+    actions = random_actions(chain.action, horizon, batch, key).astype(np.float32)
     noise = chain.noise(key, 0, batch)
     other = make("SupplyChain", backend="torch")
     torch_noise, torch_actions = other.noise(key, 0, batch), other.array(actions.transpose(0, 2, 1)).transpose(1, 2)
