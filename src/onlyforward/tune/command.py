@@ -47,6 +47,8 @@ class Arms(Common):
     """Labelled examples of each class; a quarter of them validates."""
     splits: int = 1
     """Disjoint draws of the shots; the mean and its 95 % interval are reported."""
+    test_limit: int = 2000
+    """Test images or texts, asked outside the budget."""
     compare: str = ""
     """Competitors by comma: uniform, gaussian, mezo, mezo-q, spsa-gc, cma, es, random, importance, output, bp."""
 
@@ -81,8 +83,6 @@ class Vision(Tune):
     """Amount of the shift: degrees, pixels, factor, standard deviation, exponent, share, side or quality."""
     adapter: str = "affine"
     """affine, colour, prompt:k, border:w, lowrank:r, coordinator, output, or several joined by +."""
-    test_limit: int = 2000
-    """Test images, asked outside the budget."""
     range: str = "auto"
     """How the model reads pixels: 0..255 (auto for ONNX), 0..1 (auto elsewhere), -1..1 or imagenet."""
     size: int = 0
@@ -118,9 +118,7 @@ class Text(Tune):
     model: str = ""
     """file.py:factory (default: a small transformer that this project trains once)."""
     budget: int = 40_320
-    """Queries of one split, clean and validation ones included; never exceeded."""
     test_limit: int = 1000
-    """Test texts, asked outside the budget."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,11 +139,9 @@ class Align(Tune):
     severity: float | None = 30.0
     """Amount of the shift."""
     budget: int = 6000
-    """Queries of one split."""
+    test_limit: int = 1000
     candidates: str = "classes"
     """classes, or images:N for instance retrieval between two image encoders."""
-    test_limit: int = 1000
-    """Test images, asked outside the budget."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -167,11 +163,8 @@ class Vit(Arms):
     epochs: int = 20
     """Passes over the shots after the exact head."""
     splits: int = 5
-    """Disjoint draws of the shots."""
     copies: int = 10
     """Mean perturbed runs per image and site."""
-    test_limit: int = 2000
-    """Test images."""
 
 
 @dataclass(frozen=True, kw_only=True)
