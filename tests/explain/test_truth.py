@@ -10,7 +10,7 @@ from onlyforward.core.errors import UsageError
 from onlyforward.core.keys import Key
 from onlyforward.explain.bases import make_basis
 from onlyforward.explain.gaussian import Gradient
-from onlyforward.explain.ridge import Equations, fit
+from onlyforward.explain.ridge import AHEAD, Equations, fit, foreseen, posterior
 from onlyforward.explain.saliency import Saliency
 from onlyforward.explain.shapley import Players
 
@@ -129,6 +129,26 @@ def test_ridge_solves_the_textbook_normal_equations_in_both_forms():
     other = fit(many, [covariance.sqrt()], centre=True)
     again = torch.linalg.solve(e.T @ e + other.noise * torch.linalg.inv(covariance), e.T @ y)
     torch.testing.assert_close(other.mean, again, atol=1e-6, rtol=1e-6)
+
+
+def test_a_posterior_foresees_its_cosine_with_the_map_of_eight_times_as_many_questions():
+    k, n, noise = 12, 15, 4.0
+    root = torch.diag(torch.linspace(1.5, 0.1, k).double())
+    told, truth = [], []
+    for seed in range(300):
+        effect = root @ fixed(k, seed=1000 + seed)
+        maps = []
+        for part, count in enumerate((n, AHEAD * n)):
+            rows = fixed(count, k, seed=2000 + 2 * seed + part)
+            equations = Equations(k)
+            equations.add(rows, rows @ effect + noise**0.5 * fixed(count, seed=4000 + 2 * seed + part))
+            maps.append(posterior(equations, root, noise, centre=False).mean)
+            if not part:
+                told.append(foreseen(equations, root, noise, centre=False))
+        truth.append(float(torch.nn.functional.cosine_similarity(*maps, dim=0)))
+    told, truth = torch.tensor(told), torch.tensor(truth)
+    assert float(told.mean()) == pytest.approx(float(truth.mean()), abs=0.03)
+    assert 0.3 < float(truth.mean()) < 0.85
 
 
 def shapley_by_hand(value, k):

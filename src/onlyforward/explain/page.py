@@ -47,7 +47,7 @@ def reading(done: list[Judged], options: Explain) -> tuple[str, list[str]]:
         answer += f" {len(done)} pictures were explained."
     notes = [
         f"How it was done: {first.map.choice}; what is removed is replaced by {options.removal}.",
-        f"How sure: with endless questions the map would look like this one to a cosine of about {sure:.2f} "
+        f"How sure: with many more questions the map would look like this one to a cosine of about {sure:.2f} "
         f"({'much alike' if sure >= SURE else 'only roughly: ask more questions before you rely on details'}). "
         "That number sees chance alone: a coarse grid looks surer than it is.",
     ]

@@ -10,13 +10,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 NOISES = 25
 """Values of lam that are compared."""
+AHEAD = 8
+"""Times as many questions as were asked, to whose map a map's own certainty refers."""
 FAINT = 1e-6
 """Share of the strongest direction's variance below which a smooth prior's directions are left out."""
 
@@ -31,6 +33,7 @@ class Fit:
         prior: index of the chosen prior.
         noise: lam, relative to the prior's scale.
         evidence: log marginal likelihood at the choice, up to a constant.
+        sure: see `foreseen`; NaN where only a posterior was asked for.
     """
 
     mean: Tensor
@@ -38,12 +41,7 @@ class Fit:
     prior: int
     noise: float
     evidence: float
-
-    @property
-    def sure(self) -> float:
-        """Cosine that the posterior promises with the true effects: |m| / sqrt(|m|^2 + tr V)."""
-        energy, doubt = float(self.mean.square().sum()), float(self.deviation.square().sum())
-        return math.sqrt(energy / (energy + doubt)) if energy else 0.0
+    sure: float = math.nan
 
 
 class Equations:
@@ -153,9 +151,10 @@ def fit(equations: Equations, priors: Sequence[Tensor], *, centre: bool = True) 
         priors: roots R [k, r] of the covariances to choose from.
         centre: whether an unknown constant is taken out of rows and scores.
     """
-    found = [(*likely(equations, root, centre), index) for index, root in enumerate(priors)]
-    evidence, noise, index = max(found)
-    return posterior(equations, priors[index], noise, index=index, evidence=evidence, centre=centre)
+    compared = [(*likely(equations, root, centre), index) for index, root in enumerate(priors)]
+    evidence, noise, index = max(compared)
+    found = posterior(equations, priors[index], noise, index=index, evidence=evidence, centre=centre)
+    return replace(found, sure=foreseen(equations, priors[index], noise, centre))
 
 
 def likely(equations: Equations, root: Tensor, centre: bool) -> tuple[float, float]:
@@ -204,6 +203,29 @@ def posterior(
         half = torch.linalg.solve_triangular(factor, root.T, upper=False)
         variance = (half**2).sum(0) * noise * scale
     return Fit(root @ weight, variance.sqrt(), index, noise, evidence)
+
+
+def foreseen(equations: Equations, root: Tensor, noise: float, centre: bool) -> float:
+    """Cosine that the posterior foresees between its mean and the one of `AHEAD` times as many new questions.
+
+    With G = R'E'E R = U diag(l) U' and g = R w, the later mean is R A w plus noise, A = U diag(a) U', a = h l / (h l +
+    lam), h = AHEAD. Its expectation is R A m; its energy adds tr R'R U diag(a^2 v + s lam h l / (h l + lam)^2) U' with
+    the posterior's v = s lam / (l + lam). Not endless ones: what the questions hardly see stays doubtful for ever, and
+    is bias of the questions instead of chance. (derived)
+    """
+    gram, product, square = equations.sums(root, centre)
+    values, vectors = torch.linalg.eigh(gram)
+    values, turned = values.clamp(min=0), vectors.T @ product
+    weight = turned / (values + noise)
+    scale = max(square - float(turned @ weight), 0.0) / noise / max(equations.n, 1)
+    more = AHEAD * values
+    kept = more / (more + noise)
+    doubt = scale * noise * (kept**2 / (values + noise) + more / (more + noise) ** 2)
+    lifted = root @ vectors
+    now, later = lifted @ weight, lifted @ (kept * weight)
+    energy = float(later @ later) + float((lifted**2).sum(0) @ doubt)
+    length = math.sqrt(float(now @ now) * energy)
+    return float(now @ later) / length if length else 0.0
 
 
 def noises(values: Tensor) -> list[float]:

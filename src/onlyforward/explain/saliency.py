@@ -41,7 +41,8 @@ class Attribution(Tensor):
         error: standard error, shape of the map.
         coefficients: in the estimator's own coordinates.
         split_half_cosine: cosine rho of the maps of two disjoint halves; sees variance, never bias.
-        full_cosine_estimate: sqrt(2 rho / (1 + rho)), what all questions together would have with endless ones.
+        full_cosine_estimate: sqrt(2 rho / (1 + rho)), what all questions together would have with endless ones; for
+            ridge maps what the posterior foresees for eight times as many.
         residual: share of held-back scores' energy left unexplained (gradient and presence, ridge), or the gap of the
             effects' sum (shapley).
         queries: rows this map cost, the clean one included.
@@ -74,7 +75,7 @@ class Attribution(Tensor):
 
     @property
     def full_cosine_estimate(self) -> float:
-        """Cosine with the endless map in the same basis: from the halves, an orthogonal design's errors or a posterior.
+        """Cosine with the map of many more questions: from the halves, an orthogonal design's errors or a posterior.
 
         The halves of an orthogonal design exclude each other, so that they cannot agree; those of a ridge share its
         prior, so that they agree too well.

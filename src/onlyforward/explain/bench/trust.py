@@ -68,19 +68,17 @@ def calibration(options: BenchOptions, context: Context, result: Result) -> None
                         x, target=target, budget=LARGER * BUDGET, key=Key(run=seed, step=i, site="larger ")
                     )
                     truth = cosine(found.map, large.map)
-                    tally.add(
-                        name, i, split_half=found.split_half_cosine, estimate=found.full_cosine_estimate, truth=truth,
-                        gap=found.full_cosine_estimate * large.full_cosine_estimate - truth,
-                    )  # fmt: skip
+                    told = found.full_cosine_estimate
+                    tally.add(name, i, split_half=found.split_half_cosine, estimate=told, truth=truth, gap=told - truth)
                     result.forward_runs += oracle.account.queries - asked
             tick()
     tally.report(
         result,
         f"calibration: full_cosine_estimate of {BUDGET} questions beside the cosine with a map of {LARGER} times more",
         {"split_half": "cosine of halves", "estimate": "estimate", "truth": "cosine with larger map", "gap": "gap"},
-        "Gap: what both maps' estimates promise for their cosine, their product, minus that cosine. Same basis for "
-        "both: the estimate sees chance, never the bias of a basis. Ridge estimates come from the posterior, all "
-        "others from halves; the prior that the ridge chooses changes with the questions, and nothing sees that.",
+        "Gap: estimate minus cosine. Same basis for both: the estimate sees chance, never the bias of a basis. Ridge "
+        "estimates come from the posterior, all others from halves, which are about endless questions: the larger "
+        "map's own noise is part of their gap.",
     )
     for kind in ("split_half", "ridge"):
         gaps = [abs(tally.mean(name, "gap")) for name in SETTINGS if name.endswith("ridge") == (kind == "ridge")]
@@ -119,8 +117,8 @@ def sanity(options: BenchOptions, context: Context, result: Result) -> None:
             "pointing": "share of positive mass on the right digit",
         },
         "The first should be near 0, the second near 1. The gradient is what `auto` takes for images of this size; on "
-        "the canvas it is taken times the image. What presence leaves on the other digit is noise of its own: the "
-        "positive half of it counts as mass.",
+        "the canvas it is taken times the image. What presence leaves on the other digit is no chance: sixteen times "
+        "the questions leave as much. Parts of a digit are evidence for other digits once the rest of it is removed.",
     )
     either = [abs(tally.mean(arm, "randomisation")) for arm in ("presence", "gradient")]
     result.metric("sanity_randomisation_spearman", max(either))
@@ -188,9 +186,11 @@ def pointed(tally: Tally, seed: int) -> None:
         key = Key(run=seed, step=i, site="pointing ")
         for arm, settings in {
             "presence": {"kind": "presence", "baseline": "zero"},
+            "presence_8192": {"kind": "presence", "baseline": "zero"},
             "gradient": {"map": "gradient*input", "baseline": "zero"},
         }.items():
-            found = Saliency(oracle, **settings).attribute(x, target=score(name), budget=2 * BUDGET, key=key).map
+            budget = int(arm.rpartition("_")[2]) if arm[-1].isdigit() else 2 * BUDGET
+            found = Saliency(oracle, **settings).attribute(x, target=score(name), budget=budget, key=key).map
             tally.add(arm, i, pointing=pointing(found, left))
         with torch.enable_grad():
             leaf = x[None].clone().requires_grad_()
