@@ -1,8 +1,11 @@
 import json
 
 import pytest
+import torch
 
 from onlyforward.cli.main import main
+from onlyforward.data.nets import preset
+from onlyforward.train.loop import Schedule, preset_schedule
 
 NAMES = {"accuracy", "train_loss", "forwards_per_step", "macs_over_bp", "step_ms", "peak_mb", "sigma_mean", "digest48"}
 
@@ -48,3 +51,20 @@ def test_wrong_usage_is_one_sentence_with_the_remedy(capsys, words, reason):
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert error.startswith("error: ")
     assert reason in error
+
+
+def test_a_linear_decay_takes_the_learning_rate_to_zero_whatever_was_resumed():
+    schedule = Schedule(2, 8, 0.1, decay="linear")
+    optimizer = schedule.make(torch.nn.Linear(2, 2))
+    rates = []
+    for done in (0.0, 0.25, 1.0):
+        schedule.set_rate(optimizer, done)
+        rates.append(optimizer.param_groups[0]["lr"])
+    assert rates == [0.1, pytest.approx(0.075), 0.0]
+
+
+def test_a_loss_has_a_preset_of_its_own_and_a_user_overrides_it():
+    assert preset("mlp", "digits", loss="zero-one").baseline == "standard"
+    assert preset("mlp", "digits").baseline == "clean"
+    schedule = preset_schedule(preset("mlp", "mnist"), lr=0.1, epochs=None)
+    assert (schedule.lr, schedule.epochs, schedule.decay) == (0.1, 3, "linear")
