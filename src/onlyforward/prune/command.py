@@ -63,8 +63,8 @@ class Run(Common):
     force: bool = False
     """Accept a --connect-step that destroys training."""
     kappa: str = "auto"
-    """Exponent of the share in the score, 0 to 1; auto: the best of 0.25, 0.5, 0.75, 1 on held-out training data. With
-    auto the peers' settings are tuned the same way, four each."""
+    """Exponent of the share in the score, 0 to 1; auto: at each sparsity the best of 0.25, 0.5, 0.75, 1 on held-out
+    training data. With auto the peers' settings are tuned the same way, four each."""
     prune_at: Literal["trained", "init"] = "trained"
     """Prune trained weights and fine-tune, or initial weights and train."""
     scope: Literal["global", "layer", "erk"] = "global"

@@ -18,8 +18,8 @@ from onlyforward.prune.methods import Method
 from onlyforward.prune.training import Task, fit
 from onlyforward.prune.zoo import Recipe, build
 
-TUNING_SEED = 100
-"""Seed of the runs on which settings are chosen; no reported seed is near it."""
+TUNING_SEEDS = (100, 101, 102)
+"""Seeds of the runs on which settings are chosen; no reported seed is near them."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,6 @@ class Cell:
         kept: kept weights over all.
         effective: 1 - living weights over all.
         collapsed: no path, or an output without one.
-        kappa: of the score.
         seconds: of training.
     """
 
@@ -74,7 +73,6 @@ class Cell:
     kept: list[float] = field(default_factory=list)
     effective: list[float] = field(default_factory=list)
     collapsed: list[bool] = field(default_factory=list)
-    kappa: float = 0.0
     seconds: float = 0.0
 
 
@@ -137,16 +135,31 @@ def prune_once(
     return model, masks or {}, raw
 
 
-def run_cell(plan: Plan, method: Method, seed: int, tick: Callable[..., None] | None = None) -> tuple[Cell, nn.Module]:
-    """Train, prune and fine-tune at one seed; also gives the network at the largest sparsity."""
+def run_cell(
+    plan: Plan, methods: Sequence[Method], seed: int, tick: Callable[..., None] | None = None
+) -> tuple[Cell, nn.Module]:
+    """Train, prune and fine-tune at one seed; also gives the network at the largest sparsity.
+
+    Args:
+        plan: the comparison.
+        methods: one method with the setting of each sparsity; networks are trained once for settings that share it.
+        seed: of weights, order and dropout.
+        tick: called after every piece of work.
+    """
     key = Key(run=seed)
-    dense, seconds = train_dense(plan, method, key)
-    cell = Cell(dense=plan.task.accuracy(dense), kappa=method.kappa if method.guarded else 0.0, seconds=seconds)
-    if tick is not None:
-        tick()
-    smallest, largest = dense, -1.0
+    trained: dict[Method, tuple[Any, float]] = {}
+    cell: Cell | None = None
+    smallest, largest = None, -1.0
     finetune = plan.recipe.epochs if plan.at_init else plan.recipe.finetune
-    for sparsity in plan.sparsities:
+    for sparsity, method in zip(plan.sparsities, methods, strict=True):
+        alike = replace(method, kappa=0.0) if method.same_training else method
+        if alike not in trained:
+            trained[alike] = train_dense(plan, method, key)
+        dense, seconds = trained[alike]
+        if cell is None:
+            cell = Cell(dense=plan.task.accuracy(dense), seconds=seconds)
+            if tick is not None:
+                tick()
         model, masks, raw = prune_once(plan, method, dense, sparsity, key, finetune)
         report = inspect(model, plan.task.example, masks)
         cell.raw.append(raw)
@@ -161,34 +174,28 @@ def run_cell(plan: Plan, method: Method, seed: int, tick: Callable[..., None] | 
             smallest, largest = model, sparsity
         if tick is not None:
             tick()
+    assert cell is not None
+    assert smallest is not None
     return cell, smallest
 
 
-def tune(plan: Plan, method: Method) -> tuple[Method, list[tuple[float, float]]]:
-    """The best of a method's settings on held-out training data, by mean accuracy after three epochs of fine-tuning.
+def tune(plan: Plan, method: Method) -> list[tuple[float, list[float]]]:
+    """Accuracy of each of a method's settings at each sparsity, on held-out training data.
 
-    Returns:
-        The method with its setting, and (setting, validation accuracy) of all.
+    Every figure is the mean over three seeds after three epochs of fine-tuning; a sparsity takes the setting that is
+    best there.
     """
-    if not method.tuned:
-        return method, []
     held = replace(plan, task=plan.task.held_out())
-    key = Key(run=TUNING_SEED)
-    table: list[tuple[float, float]] = []
-    best, best_score = method, -1.0
-    dense: nn.Module | None = None
-    for setting in method.settings():
-        if dense is None or not method.same_training:
-            dense, _ = train_dense(held, setting, key)
-        found = []
-        for sparsity in plan.sparsities:
-            model, _, _ = prune_once(held, setting, dense, sparsity, key, finetune_of(plan))
-            found.append(held.task.accuracy(model))
-        score = sum(found) / len(found)
-        table.append((getattr(setting, method.tuned), score))
-        if score > best_score:
-            best, best_score = setting, score
-    return best, table
+    found = {setting: torch.zeros(len(plan.sparsities)) for setting in method.settings()}
+    for key in (Key(run=seed) for seed in TUNING_SEEDS):
+        dense: nn.Module | None = None
+        for setting, total in found.items():
+            if dense is None or not method.same_training:
+                dense, _ = train_dense(held, setting, key)
+            for k, sparsity in enumerate(plan.sparsities):
+                model, _, _ = prune_once(held, setting, dense, sparsity, key, finetune_of(plan))
+                total[k] += held.task.accuracy(model) / len(TUNING_SEEDS)
+    return [(getattr(setting, method.tuned), total.tolist()) for setting, total in found.items()]
 
 
 def finetune_of(plan: Plan) -> int:
