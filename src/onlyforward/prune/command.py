@@ -48,8 +48,9 @@ class Run(Common):
     """Use only the first test data."""
     l1: float = 0.0
     """Weight of sum |W| in the loss."""
-    l2: float = 1e-3
-    """Weight of sum W^2 in the loss."""
+    l2: float | None = None
+    """Weight of sum W^2 in the loss (default: 1e-3; 0 for graph networks, whose recipe has a weight decay of its
+    own)."""
     l1_prox: float = 0.0
     """Threshold of the proximal step, in units of the learning rate."""
     connect_step: float = 0.01

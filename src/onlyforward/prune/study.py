@@ -71,12 +71,13 @@ def plan_of(options: Run) -> Plan:
     )
 
 
-def ours(options: Run) -> Method:
-    """Our method with the options' strengths."""
+def ours(options: Run, plan: Plan) -> Method:
+    """Our method with the options' strengths; two penalties on the same weights are one too many."""
+    own = 0.0 if plan.recipe.decay else OURS.l2
     return replace(
         OURS,
         l1=options.l1,
-        l2=options.l2,
+        l2=own if options.l2 is None else options.l2,
         prox=options.l1_prox,
         step=options.connect_step,
         connect=options.connect_lambda,
@@ -89,9 +90,9 @@ def compare(options: Run, context: Context) -> Result:
     """Train, prune and fine-tune with every method, and put the results side by side."""
     torch.set_flush_denormal(True)
     plan = plan_of(options)
-    methods = [ours(options)]
+    methods = [ours(options, plan)]
     methods += [PEERS[check_choice(name, PEERS, name="peer")] for name in options.peers]
-    if options.connect_lambda and not (options.l1 or options.l2 or options.l1_prox):
+    if options.connect_lambda and not (methods[0].l1 or methods[0].l2 or methods[0].prox):
         context.warn("R alone is blind to the loss and hurts under Adam at every strength: add --l2 or --l1")
     if options.connect_lambda:
         context.warn("the gradient form loses to the decoupled step: see the row connect-adam")
