@@ -25,7 +25,7 @@ def greedy(model: Foundation, told: Tokens, stages: tuple[str, ...]) -> dict[str
 def first_order(model: Foundation, season: Season) -> tuple[int, ...]:
     """The model's order [n] for an empty shop before the season."""
     empty = np.zeros((1, len(season.utility)))
-    told = season_tokens("order", season, empty, np.array([float(season.periods)]), most=season.cap)
+    told = season_tokens("order", season, empty, np.array([float(season.periods)]), most=season.cap, alpha=model.alpha)
     return tuple(int(z) for z in greedy(model, told, STAGES["order"])["order"][0])
 
 
@@ -33,7 +33,8 @@ def season_policy(model: Foundation, season: Season) -> tuple[tuple[int, ...], C
     """The model's order [n] and its action at every period and stock [T, X + 1, ..., X + 1]."""
     items = len(season.utility)
     grid = np.indices((season.periods, *(season.cap + 1,) * items)).reshape(1 + items, -1)
-    told = season_tokens("sell", season, grid[1:].T.astype(np.float64), (season.periods - grid[0]).astype(np.float64))
+    left = (season.periods - grid[0]).astype(np.float64)
+    told = season_tokens("sell", season, grid[1:].T.astype(np.float64), left, alpha=model.alpha)
     found = greedy(model, told, STAGES["sell"])
     size = len(season.prices)
     index = np.zeros(grid.shape[1], dtype=np.int64)
@@ -66,8 +67,8 @@ def replenish_value(model: Foundation, problem: Replenish) -> float:
     return solve(problem, allowed=shaped, tolerance=1e-6).value
 
 
-def simulated_value(model: Foundation, parameters: SeasonParameters, episodes: int, key: Key) -> tuple[float, float]:
-    """Mean profit of the greedy policy over simulated seasons of any number of items, and its standard error."""
+def simulated(model: Foundation, parameters: SeasonParameters, episodes: int, key: Key) -> np.ndarray:
+    """Profits of the greedy policy in simulated seasons of any number of items: [episodes]."""
     environment = JointSeason(parameters)
     season, items = environment.instance, len(parameters.utility)
     state = environment.start(environment.noise(key.at(site="simulate"), 0, episodes))
@@ -78,9 +79,11 @@ def simulated_value(model: Foundation, parameters: SeasonParameters, episodes: i
     for t in range(environment.horizon):
         if t:
             stock = state["stock"].T.astype(np.float64)
-            told = season_tokens("sell", season, stock, np.full(episodes, float(season.periods + 1 - t)))
+            told = season_tokens(
+                "sell", season, stock, np.full(episodes, float(season.periods + 1 - t)), alpha=model.alpha
+            )
             found = greedy(model, told, STAGES["sell"])
             action[:, items:-1], action[:, -1] = found["price"], found["recommend"]
         state, reward = environment.advance(state, action)
         total += reward
-    return float(total.mean()), float(total.std() / np.sqrt(episodes))
+    return total

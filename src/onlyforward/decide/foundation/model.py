@@ -41,13 +41,18 @@ class Foundation(nn.Module):
         width: d of the tokens.
         layers: of the encoder.
         view: joint, masked or own.
+        alpha: level of the quantile or CVaR that fine-tuning maximises, as it stands in the instance's token; 1 is the
+            mean.
         seed: of the initial weights.
     """
 
-    def __init__(self, *, width: int = 64, layers: int = 2, view: str = "joint", seed: int = 0) -> None:
+    def __init__(
+        self, *, width: int = 64, layers: int = 2, view: str = "joint", alpha: float = 1.0, seed: int = 0
+    ) -> None:
         super().__init__()
         self.view = check_choice(view, VIEWS, name="view")
-        self.told = {"width": width, "layers": layers, "view": view, "seed": seed}
+        self.alpha = alpha
+        self.told = {"width": width, "layers": layers, "view": view, "alpha": alpha, "seed": seed}
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.instance = nn.Linear(INSTANCE_FEATURES, width)

@@ -29,7 +29,7 @@ def season_signal(
     def seen(task: str, stock: Tensor, left: int) -> Tokens:
         rows = stock.view(copies, b, items).double().numpy()
         parts = [
-            season_tokens(task, season, rows[:, i], np.full(copies, float(left)), most=season.cap)
+            season_tokens(task, season, rows[:, i], np.full(copies, float(left)), most=season.cap, alpha=model.alpha)
             for i, season in enumerate(seasons)
         ]
         # join stacks instance by instance; the signal has copies first.

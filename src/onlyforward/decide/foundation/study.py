@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -18,7 +19,7 @@ from onlyforward.decide.envs.register import make, parse_settings
 from onlyforward.decide.exact.joint import SEASON_A, references, season_b
 from onlyforward.decide.exact.replenish import Replenish
 from onlyforward.decide.exact.replenish import references as replenish_references
-from onlyforward.decide.foundation.evaluate import replenish_value, season_value, simulated_value
+from onlyforward.decide.foundation.evaluate import replenish_value, season_value, simulated
 from onlyforward.decide.foundation.experts import Lesson, lessons, merged
 from onlyforward.decide.foundation.model import VIEWS, Foundation
 from onlyforward.decide.foundation.train import Course, Recipe
@@ -84,8 +85,11 @@ class School:
         recipe: Recipe | None = None,
     ) -> None:
         taught: list[Lesson] = merged([part for found in lessons(key, instances) for part in found])
-        told = {"steps": steps, "updates": updates, "key": key, "recipe": recipe or Recipe(), "objective": objective}
-        self.courses = {view: Course(Foundation(view=view, seed=key.seed), taught, **told) for view in views}  # type: ignore[arg-type]
+        told: dict[str, Any] = {"steps": steps, "updates": updates, "key": key, "objective": objective}
+        alpha = objective.alpha if objective.name in ("quantile", "cvar") else 1.0
+        self.courses = {
+            view: Course(Foundation(view=view, alpha=alpha, seed=key.seed), taught, **told) for view in views
+        }  # type: ignore[arg-type]
         self.tokens = sum(lesson.count for lesson in taught)
 
     @property
@@ -271,9 +275,11 @@ def evaluate(options: FoundationEvaluate, context: Context) -> Result:
         result.answer = f"It earns {found['season_ratio']:.4f} of the joint optimum of season A."
         return result
     season = JointSeason(own).instance
-    mean, error = simulated_value(models["joint"], own, options.episodes, context.key)
+    profits = simulated(models["joint"], own, options.episodes, context.key)
+    mean, error = float(profits.mean()), float(profits.std() / len(profits) ** 0.5)
     result.metric("simulated_value", mean)
     result.metric("simulated_error", error)
+    result.metric("simulated_q10", float(np.quantile(profits, 0.1)))
     rows: list[list[Any]] = [[f"foundation model, {options.episodes} seasons (+- {error:.3f})", mean, None]]
     size = len(season.actions) * (season.cap + 1) ** len(season.utility)
     if size <= LARGEST_PROGRAM:
