@@ -88,8 +88,9 @@ class School:
         told: dict[str, Any] = {"steps": steps, "updates": updates, "key": key, "objective": objective}
         alpha = objective.alpha if objective.name in ("quantile", "cvar") else 1.0
         self.courses = {
-            view: Course(Foundation(view=view, alpha=alpha, seed=key.seed), taught, **told) for view in views
-        }  # type: ignore[arg-type]
+            view: Course(Foundation(view=view, alpha=alpha, seed=key.seed), taught, recipe=recipe or Recipe(), **told)
+            for view in views
+        }
         self.tokens = sum(lesson.count for lesson in taught)
 
     @property
