@@ -23,6 +23,8 @@ class Settings:
         minibatches: pieces of a batch (ppo, qppo).
         entropy: weight of the entropy bonus; for qpo and reinforce it falls linearly to zero, at 70 % of the budget.
         gae_lambda: lambda of generalised advantages.
+        narrow: what is left of the perturbations at the end of the budget (params): wide ones see far, and a cost that is
+            steeper on one side pushes their mean to the other.
     """
 
     episodes: int = 50_000
@@ -38,6 +40,7 @@ class Settings:
     minibatches: int = 8
     entropy: float = 0.0
     gae_lambda: float = 0.95
+    narrow: float = 1.0
 
 
 DEFAULT = Settings()
@@ -62,6 +65,8 @@ def settings(agent: str, environment: str) -> Settings:
     base = SEARCH if agent == "params" else PPO if agent in ("ppo", "qppo") else DEFAULT
     changes = dict(ENVIRONMENTS.get(environment, {}))
     if agent == "params":
+        if environment == "LostSales":
+            return replace(base, narrow=0.2)
         return replace(base, episodes=500_000) if environment == "Portfolio" else base
     if agent in ("ppo", "qppo") and environment in ("FairLottery", "BeyondGreed", "ZeroMean", "OneStep"):
         # Few steps an episode: larger batches, and as many gradient steps as the long environments get.

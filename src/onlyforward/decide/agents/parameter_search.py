@@ -46,12 +46,16 @@ class ParameterSearch(Agent):
     ) -> None:
         super().__init__(environment, objective=objective, settings=settings, seed=seed)
         self.rule: Structured = structured(policy, environment)
-        self.spread = np.array(self.rule.spread)
         self.mean = np.array(self.rule.start)
         self.first = np.zeros_like(self.mean)
         self.second = np.zeros_like(self.mean)
         self.weighting = objective.weighting()
         self.tracked: Any = None
+
+    @property
+    def spread(self) -> NDArray[np.float64]:
+        """Standard deviation of every number's perturbation: the rule's, falling geometrically to `narrow` times it."""
+        return np.array(self.rule.spread) * self.settings.narrow ** min(1.0, self.updates / self.total_updates)
 
     def update(self) -> dict[str, float]:
         """One batch of perturbed policies, one Adam step on the mean."""
