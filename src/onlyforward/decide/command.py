@@ -95,11 +95,11 @@ class Evaluate(Policy):
 class FoundationTrain(Common):
     """Train one model that orders, prices and recommends on random shops, and compare it with exact optima."""
 
-    instances: int = 600
+    instances: int = 700
     """Random instances whose exact values are imitated."""
-    tokens: int = 1_600_000
+    tokens: int = 1_920_000
     """Tokens that each model reads in imitation."""
-    fine_tune: int = 20
+    fine_tune: int = 12
     """Score-function updates after it."""
     objective: str = "mean"
     """What fine-tuning maximises: mean, quantile, cvar, wang, power or mixture."""

@@ -23,8 +23,8 @@ class Settings:
         minibatches: pieces of a batch (ppo, qppo).
         entropy: weight of the entropy bonus; for qpo and reinforce it falls linearly to zero, at 70 % of the budget.
         gae_lambda: lambda of generalised advantages.
-        narrow: what is left of the perturbations at the end of the budget (params): wide ones see far, and a cost that is
-            steeper on one side pushes their mean to the other.
+        narrow: what is left of the perturbations at the end of the budget (params): wide ones see far, but a cost that
+            is steeper on one side pushes their mean to the other.
     """
 
     episodes: int = 50_000
