@@ -66,7 +66,7 @@ def specialist(seed: int, steps: int) -> float:
 def season(options: BenchManagement, sweep: Sweep, result: Result) -> None:
     """Median, lowest and highest of every ratio over the seeds; nothing of season A or B is in the training."""
     runs = [
-        sweep.run(f"season model {seed}", lambda s=seed: [taught(s, options.quick)[name] for name in RATIOS])
+        sweep.run(f"season model {seed}", lambda s=seed: list(taught(s, options.quick).values()))
         for seed in seeds(options)
     ]
     table = np.array([found for found, _ in runs])
