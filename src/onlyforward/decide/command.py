@@ -95,9 +95,9 @@ class Evaluate(Policy):
 class FoundationTrain(Common):
     """Train one model that orders, prices and recommends on random shops, and compare it with exact optima."""
 
-    instances: int = 700
+    instances: int = 600
     """Random instances whose exact values are imitated."""
-    tokens: int = 1_920_000
+    tokens: int = 1_600_000
     """Tokens that each model reads in imitation."""
     fine_tune: int = 12
     """Score-function updates after it."""
