@@ -9,8 +9,8 @@ import torch
 from onlyforward.core.errors import UsageError
 from onlyforward.core.keys import Key
 from onlyforward.explain.bases import make_basis
-from onlyforward.explain.gaussian import Gradient
-from onlyforward.explain.ridge import AHEAD, Equations, fit, foreseen, posterior
+from onlyforward.explain.gaussian import Gradient, squared_lift
+from onlyforward.explain.ridge import AHEAD, Equations, Spectrum, fit
 from onlyforward.explain.saliency import Saliency
 from onlyforward.explain.shapley import Players
 
@@ -142,9 +142,9 @@ def test_a_posterior_foresees_its_cosine_with_the_map_of_eight_times_as_many_que
             rows = fixed(count, k, seed=2000 + 2 * seed + part)
             equations = Equations(k)
             equations.add(rows, rows @ effect + noise**0.5 * fixed(count, seed=4000 + 2 * seed + part))
-            maps.append(posterior(equations, root, noise, centre=False).mean)
-            if not part:
-                told.append(foreseen(equations, root, noise, centre=False))
+            found = Spectrum.of(equations, root, centre=False).posterior(noise, 0)
+            maps.append(found.mean)
+            told += [found.sure] * (not part)
         truth.append(float(torch.nn.functional.cosine_similarity(*maps, dim=0)))
     told, truth = torch.tensor(told), torch.tensor(truth)
     assert float(told.mean()) == pytest.approx(float(truth.mean()), abs=0.03)
@@ -247,6 +247,9 @@ def test_bases_have_orthonormal_columns_and_exact_adjoints(name):
     columns = basis.lift(eye).flatten(1)
     torch.testing.assert_close(columns @ columns.T, eye, atol=1e-9, rtol=0)
     torch.testing.assert_close(basis.adjoint(x[None])[0], columns @ x.flatten(), atol=1e-9, rtol=0)
+    error = fixed(basis.k, seed=3).abs()
+    spread = (columns.T**2 @ error**2).sqrt()
+    torch.testing.assert_close(squared_lift(basis, error).flatten(), spread, atol=1e-9, rtol=0)
 
 
 def test_a_basis_of_ones_own_gives_the_gradients_part_in_it_and_must_be_orthonormal():

@@ -259,6 +259,8 @@ def squared_lift(basis: Basis, error: Tensor) -> Tensor:
     """Standard errors of A c from independent errors [k] of c: sqrt(sum_j A_j^2 e_j^2)."""
     if basis.name == "pixel":
         return error.reshape(basis.shape)
+    if basis.squares is not None:
+        return basis.squares(error.square()).sqrt()
     total = torch.zeros(basis.shape, dtype=torch.float64)
     step = max(1, (1 << 22) // basis.d)
     eye = torch.eye(basis.k, dtype=torch.float64)

@@ -20,7 +20,7 @@ from onlyforward.core.checks import check_choice, check_range
 from onlyforward.core.keys import Key
 from onlyforward.explain.bases import centres
 from onlyforward.explain.estimator import Estimate
-from onlyforward.explain.ridge import Equations, Fit, fit, posterior, root_of
+from onlyforward.explain.ridge import Equations, Fit, fit, refit
 from onlyforward.explain.softmasks import SoftMasks
 
 FINE = 16
@@ -109,8 +109,7 @@ class Presence:
         found = self.whole(halves)
         if half is None:
             return Estimate(self.enlarge(found.mean), self.enlarge(found.deviation), found.mean, sure=found.sure)
-        root = self.priors[found.prior]
-        own = posterior(halves[half], root, found.noise, centre=False)
+        own = refit(halves[half], self.priors, found, centre=False)
         residual = halves[1].unexplained(own.mean, centre=False) if half == 0 else float("nan")
         return Estimate(self.enlarge(own.mean), self.enlarge(own.deviation), own.mean, residual, sure=own.sure)
 
@@ -134,7 +133,10 @@ class Presence:
         places = centres(*self.fine)
         near = torch.exp(-(torch.cdist(colours, colours) ** 2) / (2 * COLOUR**2))
         apart = torch.cdist(places, places) ** 2
-        return [scale * root_of(near * torch.exp(-apart / (2 * length**2))) for length in LENGTHS]
+        nugget = 1e-8 * torch.eye(len(places), dtype=torch.float64)
+        return [
+            scale * torch.linalg.cholesky(near * torch.exp(-apart / (2 * length**2)) + nugget) for length in LENGTHS
+        ]
 
     def coarse(self, planes: Tensor) -> Tensor:
         """Means of planes [c, h, w] over the fine grid's cells: [cells, c]."""

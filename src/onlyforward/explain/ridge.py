@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -33,7 +33,7 @@ class Fit:
         prior: index of the chosen prior.
         noise: lam, relative to the prior's scale.
         evidence: log marginal likelihood at the choice, up to a constant.
-        sure: see `foreseen`; NaN where only a posterior was asked for.
+        sure: cosine that the posterior foresees with the map of many more questions; see `Spectrum.posterior`.
     """
 
     mean: Tensor
@@ -41,7 +41,7 @@ class Fit:
     prior: int
     noise: float
     evidence: float
-    sure: float = math.nan
+    sure: float
 
 
 class Equations:
@@ -143,89 +143,96 @@ def root_of(covariance: Tensor) -> Tensor:
     return vectors[:, kept] * values[kept].sqrt()
 
 
+@dataclass(frozen=True)
+class Spectrum:
+    """The equations along the directions of one prior: E R = V diag(l)^1/2 U', m directions.
+
+    Attributes:
+        root: R [k, r].
+        values: l [m].
+        turn: U [r, m].
+        along: U'R'E'y [m].
+        square: y'y.
+        n: number of rows.
+    """
+
+    root: Tensor
+    values: Tensor
+    turn: Tensor
+    along: Tensor
+    square: float
+    n: int
+
+    @staticmethod
+    def of(equations: Equations, root: Tensor, centre: bool) -> Spectrum:
+        """By the eigenvalues of E K E' [n, n] or of R'E'E R [r, r], whichever is smaller."""
+        if equations.n < root.shape[1] and not equations.folded:
+            rows, scores = equations.rows(centre)
+            turned = rows @ root
+            values, vectors = torch.linalg.eigh(turned @ turned.T)
+            values = values.clamp(min=1e-12 * float(values.max().clamp(min=1e-300)) if len(values) else 0)
+            along = values.sqrt() * (vectors.T @ scores)
+            return Spectrum(
+                root, values, turned.T @ vectors / values.sqrt(), along, float(scores @ scores), len(scores)
+            )
+        gram, product, square = equations.sums(root, centre)
+        values, vectors = torch.linalg.eigh(gram)
+        return Spectrum(root, values.clamp(min=0), vectors, vectors.T @ product, square, equations.n)
+
+    def misfit(self, noise: float) -> float:
+        """Y'(E K E' + lam I)^-1 y."""
+        explained = float((self.along**2 / (self.values + noise)).sum())
+        return max((self.square - explained) / noise, 1e-300)
+
+    def evidence(self, noise: float) -> float:
+        """Log marginal likelihood at lam and the likeliest scale, up to a constant."""
+        volume = float((self.values + noise).log().sum()) + (self.n - len(self.values)) * math.log(noise)
+        return -0.5 * (self.n * math.log(self.misfit(noise) / max(self.n, 1)) + volume)
+
+    def posterior(self, noise: float, index: int) -> Fit:
+        """Mean and deviation under lam and the likeliest scale s, and what they foresee.
+
+        `sure` is the cosine that is expected between the mean and the one of h = `AHEAD` times as many new questions.
+        With g = R w the later mean is R A w and noise, A = U diag(a) U', a = h l / (h l + lam): its expectation is R A
+        m, and its energy adds tr R'R U diag(a^2 s lam / (l + lam) + s lam h l / (h l + lam)^2) U'. Endless questions
+        would ask for more: what these hardly see stays doubtful for ever, which is bias and not chance. (derived)
+        """
+        directions, total = self.root @ self.turn, self.values + noise
+        scale = self.misfit(noise) / max(self.n, 1)
+        weight = self.along / total
+        mean = directions @ weight
+        square = directions**2
+        variance = ((self.root**2).sum(1) - square @ (self.values / total)).clamp(min=0) * scale
+        more = AHEAD * self.values
+        kept = more / (more + noise)
+        later = directions @ (kept * weight)
+        doubt = scale * noise * (kept**2 / total + more / (more + noise) ** 2)
+        length = math.sqrt(float(mean @ mean) * (float(later @ later) + float(square.sum(0) @ doubt)))
+        sure = float(mean @ later) / length if length else 0.0
+        return Fit(mean, variance.sqrt(), index, noise, self.evidence(noise), sure)
+
+
 def fit(equations: Equations, priors: Sequence[Tensor], *, centre: bool = True) -> Fit:
-    """Posterior of the coordinates' effects under the most likely prior.
+    """Posterior of the coordinates' effects under the most likely prior and noise.
 
     Args:
         equations: rows and scores.
         priors: roots R [k, r] of the covariances to choose from.
         centre: whether an unknown constant is taken out of rows and scores.
     """
-    compared = [(*likely(equations, root, centre), index) for index, root in enumerate(priors)]
-    evidence, noise, index = max(compared)
-    found = posterior(equations, priors[index], noise, index=index, evidence=evidence, centre=centre)
-    return replace(found, sure=foreseen(equations, priors[index], noise, centre))
+    spectra = [Spectrum.of(equations, root, centre) for root in priors]
+    compared = [
+        (spectrum.evidence(noise), noise, index)
+        for index, spectrum in enumerate(spectra)
+        for noise in noises(spectrum.values)
+    ]
+    _, noise, index = max(compared)
+    return spectra[index].posterior(noise, index)
 
 
-def likely(equations: Equations, root: Tensor, centre: bool) -> tuple[float, float]:
-    """The highest log marginal likelihood over lam, up to a constant, and that lam."""
-    n, r = equations.n, root.shape[1]
-    few = n < r and not equations.folded
-    if few:
-        rows, scores = equations.rows(centre)
-        turned = rows @ root
-        values, vectors = torch.linalg.eigh(turned @ turned.T)
-        energy, square = (vectors.T @ scores) ** 2, float(scores @ scores)
-    else:
-        gram, product, square = equations.sums(root, centre)
-        values, vectors = torch.linalg.eigh(gram)
-        energy = (vectors.T @ product) ** 2
-    values = values.clamp(min=0)
-    best = (-math.inf, 1.0)
-    for noise in noises(values):
-        total = values + noise
-        explained = float((energy / total).sum())
-        misfit = explained if few else (square - explained) / noise
-        spread = n * math.log(max(misfit / max(n, 1), 1e-300))
-        best = max(best, (-0.5 * (spread + float(total.log().sum()) + (n - len(values)) * math.log(noise)), noise))
-    return best
-
-
-def posterior(
-    equations: Equations, root: Tensor, noise: float, *, index: int = 0, evidence: float = math.nan, centre: bool = True
-) -> Fit:
-    """The posterior under one prior R [k, r] and one lam; its scale is the likeliest."""
-    n, r = equations.n, root.shape[1]
-    if n < r and not equations.folded:
-        rows, scores = equations.rows(centre)
-        turned = rows @ root
-        factor = torch.linalg.cholesky(turned @ turned.T + noise * torch.eye(n, dtype=torch.float64))
-        solved = torch.cholesky_solve(scores[:, None], factor)[:, 0]
-        scale = float(scores @ solved) / max(n, 1)
-        weight = turned.T @ solved
-        half = torch.linalg.solve_triangular(factor, turned @ root.T, upper=False)
-        variance = ((root**2).sum(1) - (half**2).sum(0)).clamp(min=0) * scale
-    else:
-        gram, product, square = equations.sums(root, centre)
-        factor = torch.linalg.cholesky(gram + noise * torch.eye(r, dtype=torch.float64))
-        weight = torch.cholesky_solve(product[:, None], factor)[:, 0]
-        scale = max(square - float(product @ weight), 0.0) / noise / n
-        half = torch.linalg.solve_triangular(factor, root.T, upper=False)
-        variance = (half**2).sum(0) * noise * scale
-    return Fit(root @ weight, variance.sqrt(), index, noise, evidence)
-
-
-def foreseen(equations: Equations, root: Tensor, noise: float, centre: bool) -> float:
-    """Cosine that the posterior foresees between its mean and the one of `AHEAD` times as many new questions.
-
-    With G = R'E'E R = U diag(l) U' and g = R w, the later mean is R A w plus noise, A = U diag(a) U', a = h l / (h l +
-    lam), h = AHEAD. Its expectation is R A m; its energy adds tr R'R U diag(a^2 v + s lam h l / (h l + lam)^2) U' with
-    the posterior's v = s lam / (l + lam). Not endless ones: what the questions hardly see stays doubtful for ever, and
-    is bias of the questions instead of chance. (derived)
-    """
-    gram, product, square = equations.sums(root, centre)
-    values, vectors = torch.linalg.eigh(gram)
-    values, turned = values.clamp(min=0), vectors.T @ product
-    weight = turned / (values + noise)
-    scale = max(square - float(turned @ weight), 0.0) / noise / max(equations.n, 1)
-    more = AHEAD * values
-    kept = more / (more + noise)
-    doubt = scale * noise * (kept**2 / (values + noise) + more / (more + noise) ** 2)
-    lifted = root @ vectors
-    now, later = lifted @ weight, lifted @ (kept * weight)
-    energy = float(later @ later) + float((lifted**2).sum(0) @ doubt)
-    length = math.sqrt(float(now @ now) * energy)
-    return float(now @ later) / length if length else 0.0
+def refit(equations: Equations, priors: Sequence[Tensor], chosen: Fit, *, centre: bool = True) -> Fit:
+    """Posterior of other equations under the prior and noise that `chosen` has."""
+    return Spectrum.of(equations, priors[chosen.prior], centre).posterior(chosen.noise, chosen.prior)
 
 
 def noises(values: Tensor) -> list[float]:

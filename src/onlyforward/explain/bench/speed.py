@@ -21,7 +21,7 @@ from onlyforward.core.keys import Key
 from onlyforward.data.sets import folder
 from onlyforward.explain.bases import blocks
 from onlyforward.explain.bench.photos import SMALL, photographs
-from onlyforward.explain.images import in_range, read_image
+from onlyforward.explain.images import read_image
 from onlyforward.explain.presence import Presence
 from onlyforward.explain.removal import removed
 from onlyforward.explain.saliency import Saliency
@@ -70,11 +70,11 @@ def over(left: Callable[[], Any], right: Callable[[], Any], rounds: int = ROUNDS
 
 
 def overhead_onnx() -> float:
-    """`attribute` over the same number of rows through bare onnxruntime."""
+    """`attribute` over the same number of rows through bare onnxruntime; pixels in the model's own range."""
     model = OnnxModel(folder("models") / SMALL)
-    oracle = in_range(Oracle(model, identity="m"), "0..255")
-    x = read_image(photographs(1)[0], model.size or (128, 128))
-    batch = (x[None].expand(64, -1, -1, -1) * 255).contiguous().numpy()
+    oracle = Oracle(model, identity="m")
+    x = read_image(photographs(1)[0], model.size or (128, 128)) * 255
+    batch = x[None].expand(64, -1, -1, -1).contiguous().numpy()
 
     def bare() -> None:
         for _ in range(QUESTIONS // 64):
