@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Protocol
 
 import torch
@@ -66,12 +67,13 @@ class Affine:
         places = (warp.reshape(-1, 3) @ base_points(height, width, x.dtype)).reshape(len(x), 2, height, width)
         moved = F.grid_sample(x, places.permute(0, 2, 3, 1), align_corners=False)
         if not self.colour:
-            return moved * (1 + t[:, 6, None, None, None]) + t[:, 7, None, None, None]
+            return moved.mul_(1 + t[:, 6, None, None, None]).add_(t[:, 7, None, None, None])
         c = self.shape[0]
         mix = torch.eye(c, dtype=x.dtype) + t[:, 6 : 6 + c * c].reshape(-1, c, c)
         return torch.einsum("nij,njhw->nihw", mix, moved) + t[:, 6 + c * c :, None, None]
 
 
+@lru_cache(maxsize=8)
 def base_points(height: int, width: int, dtype: torch.dtype) -> Tensor:
     """Pixel centres in -1..1 and a row of ones: [3, h w], as affine_grid has them."""
     y = (torch.arange(height, dtype=dtype) * 2 + 1) / height - 1

@@ -10,10 +10,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from onlyforward.core.allocate.plan import Features, Plan, check_infinite, make_plan, usable
+from onlyforward.core.allocate.plan import Features, Plan, check_infinite, make_plan, plain, usable
 from onlyforward.core.checks import check_choice, check_range
 from onlyforward.core.errors import UsageError
 
@@ -60,11 +61,12 @@ class Neyman:
         Raises:
             UsageError: an infinite feature, or a budget below n_min runs an item.
         """
-        spread = self.spread(check_infinite(features))
-        if spread is None or not usable(spread):
+        proxy = self.spread(check_infinite(features))
+        if proxy is None or not usable(proxy):
             return make_plan(torch.ones(features.items), budget, n_min=self.n_min)
-        spread = spread.double().clamp(min=self.floor * float(spread.double().mean()))
-        shares = spread if features.cost is None else spread / features.cost.double().sqrt()
+        spread = plain(proxy)
+        spread = np.maximum(spread, self.floor * spread.mean())
+        shares = spread if features.cost is None else spread / np.sqrt(plain(features.cost))
         plan = make_plan(shares, budget, n_min=self.n_min, spread=spread)
         if plan.expected_gain < self.min_gain:
             return make_plan(torch.ones(features.items), budget, n_min=self.n_min)

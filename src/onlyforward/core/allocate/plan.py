@@ -11,6 +11,8 @@ from torch import Tensor
 
 from onlyforward.core.errors import UsageError
 
+Numbers = Tensor | NDArray[np.float64]
+
 
 @dataclass(frozen=True)
 class Features:
@@ -54,7 +56,7 @@ class Plan:
     expected_gain: float
 
 
-def make_plan(shares: Tensor, budget: int, *, n_min: int = 1, spread: Tensor | None = None) -> Plan:
+def make_plan(shares: Numbers, budget: int, *, n_min: int = 1, spread: Numbers | None = None) -> Plan:
     """Round shares to counts that sum exactly to the budget, each at least `n_min`.
 
     Every item gets n_min, the rest is divided so that counts follow the shares, by largest remainders with ties by
@@ -77,8 +79,10 @@ def make_plan(shares: Tensor, budget: int, *, n_min: int = 1, spread: Tensor | N
     return Plan(torch.from_numpy(counts), torch.from_numpy(index), torch.from_numpy(weight), gain)
 
 
-def plain(values: Tensor) -> NDArray[np.float64]:
-    """Numbers [items] of any tensor."""
+def plain(values: Numbers) -> NDArray[np.float64]:
+    """Numbers [items] as an array; an array is given back as it is."""
+    if isinstance(values, np.ndarray):
+        return values
     found: NDArray[np.float64] = values.detach().double().cpu().numpy()
     return found
 
@@ -126,14 +130,16 @@ def check_infinite(features: Features) -> Features:
     """
     for name in ("loss", "residual", "cost"):
         values = getattr(features, name)
-        if values is not None and bool(values.isinf().any()):
-            item = int(values.isinf().nonzero()[0])
+        if values is not None and np.isinf(plain(values)).any():
+            item = int(np.isinf(plain(values)).argmax())
             raise UsageError(f"The {name} of item {item} is infinite", "Cap it, or leave the item out")
     return features
 
 
-def usable(values: Tensor | None) -> bool:
+def usable(values: Numbers | None) -> bool:
     """Whether features say anything: finite, non-negative and not all zero."""
-    return (
-        values is not None and bool(values.isfinite().all()) and bool((values >= 0).all()) and float(values.sum()) > 0
-    )
+    if values is None:
+        return False
+    numbers = plain(values)
+    total = float(numbers.sum())
+    return 0 < total < np.inf and bool((numbers >= 0).all())
