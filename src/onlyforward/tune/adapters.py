@@ -76,9 +76,10 @@ class Affine:
 @lru_cache(maxsize=8)
 def base_points(height: int, width: int, dtype: torch.dtype) -> Tensor:
     """Pixel centres in -1..1 and a row of ones: [3, h w], as affine_grid has them."""
-    y = (torch.arange(height, dtype=dtype) * 2 + 1) / height - 1
-    x = (torch.arange(width, dtype=dtype) * 2 + 1) / width - 1
-    return torch.stack((x.repeat(height), y.repeat_interleave(width), torch.ones(height * width, dtype=dtype)))
+    with torch.inference_mode(False):  # kept, and used with gradients too
+        y = (torch.arange(height, dtype=dtype) * 2 + 1) / height - 1
+        x = (torch.arange(width, dtype=dtype) * 2 + 1) / width - 1
+        return torch.stack((x.repeat(height), y.repeat_interleave(width), torch.ones(height * width, dtype=dtype)))
 
 
 def cosines(count: int, size: int) -> Tensor:
