@@ -52,8 +52,9 @@ ENVIRONMENTS: dict[str, dict[str, object]] = {
     "ZeroMean": {"episodes": 200_000, "batch": 256, "hidden": (), "deviation": 0.1**0.5, "learned_deviation": False},
     # Two arms differ by 0.03 in their 25 % quantile: a small batch decides for one before it can tell them apart.
     "Bandit": {"episodes": 600_000, "batch": 2048, "rate": 0.1, "hidden": ()},
-    # One choice among many changes the quantile little: without a bonus, noise decides before the signal does.
-    "FairLottery": {"scale": 4.0, "entropy": 0.1},
+    # One choice among many changes the quantile little: without a bonus, noise decides before the signal does. Once it
+    # is gone the policy must still sharpen, so the rate hardly falls.
+    "FairLottery": {"scale": 4.0, "entropy": 0.1, "settle": 1000.0},
     "BeyondGreed": {"hidden": ()},
     "SupplyChain": {"episodes": 18_000, "scale": 20.0},
     "Portfolio": {"episodes": 18_000, "scale": 1.0},
@@ -71,5 +72,6 @@ def settings(agent: str, environment: str) -> Settings:
         return replace(base, episodes=500_000) if environment == "Portfolio" else base
     if agent in ("ppo", "qppo") and environment in ("FairLottery", "BeyondGreed", "ZeroMean", "OneStep", "Bandit"):
         # Few steps an episode: larger batches, and as many gradient steps as the long environments get.
-        changes |= {"batch": 512, "epochs": 4, "minibatches": 4, "rate": 3e-3, "hidden": (64,), "entropy": PPO.entropy}
+        changes |= {"batch": 512, "epochs": 4, "minibatches": 4, "rate": 3e-3, "hidden": (64,)}
+        changes |= {"entropy": PPO.entropy, "settle": PPO.settle}
     return replace(base, **changes)  # type: ignore[arg-type]
