@@ -254,7 +254,7 @@ PRESETS: Mapping[tuple[str, str], Preset] = {
 
 LOSSES: Mapping[tuple[str, str, str], Preset] = {
     ("mlp", "digits", "zero-one"): Preset(
-        epochs=40, lr=5e-3, copies=128, sigma=1.0, noise="gaussian", baseline="standard", pairing="single"
+        epochs=40, lr=5e-3, copies=128, sigma=1.0, noise="gaussian", baseline="standard", pairing="pairs"
     ),
 }
 """(model, data, loss) -> settings, where a loss has its own."""

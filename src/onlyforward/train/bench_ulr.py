@@ -100,7 +100,7 @@ def zero_one(options: BenchOptions, context: Context, result: Result) -> None:
     """Training on the number of errors itself."""
     arms = {
         "lr128": arm("lr", loss="zero-one", note="each datum's losses in standard deviations over its copies"),
-        "plain128": arm("lr", baseline="loo", loss="zero-one", note="losses as they are: whole classes are lost"),
+        "plain128": arm("lr", baseline="clean", loss="zero-one", note="losses as they are: whole classes are lost"),
         "es128": arm("es", copies=128, sigma=0.1, loss="zero-one", schedule={"lr": 1e-2}, note="mirrored pairs"),
     }
     compare(
