@@ -86,7 +86,7 @@ def lostsales(options: BenchManagement, sweep: Sweep, result: Result) -> None:
         f"Lost sales, lead {LEAD}, penalty {PENALTY:g}: average cost, exact",
         ["policy", "cost (median of seeds)", "lowest", "highest", "over optimum"],
         rows,
-        f"{len(params)} seeds of params, {len(ppo)} of PPO; every rule is evaluated on its own stationary chain, without simulation noise.",
+        f"{len(params)} seeds of params, {len(ppo)} of PPO; every rule is evaluated on its own stationary chain.",
     )
 
 
