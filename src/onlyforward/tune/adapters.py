@@ -59,12 +59,10 @@ class Affine:
         """Warped and scaled images; zeros come in from outside, as in a rotation about the centre."""
         t = theta.to(x.dtype)
         height, width = self.shape[1:]
-        # The grid is in units of half the height and half the width: the ratio keeps pixels square.
-        ratio = torch.tensor([[0.0, height / width, 0.0], [width / height, 0.0, 0.0]], dtype=x.dtype)
-        square = torch.where(ratio == 0, torch.ones_like(ratio), ratio)
+        square, points = base_points(height, width, x.dtype)
         warp = torch.eye(2, 3, dtype=x.dtype) + t[:, :6].reshape(-1, 2, 3) * square
         # One matrix product over the base points: several times faster than affine_grid on small images.
-        places = (warp.reshape(-1, 3) @ base_points(height, width, x.dtype)).reshape(len(x), 2, height, width)
+        places = (warp.reshape(-1, 3) @ points).reshape(len(x), 2, height, width)
         moved = F.grid_sample(x, places.permute(0, 2, 3, 1), align_corners=False)
         if not self.colour:
             return moved.mul_(1 + t[:, 6, None, None, None]).add_(t[:, 7, None, None, None])
@@ -74,12 +72,17 @@ class Affine:
 
 
 @lru_cache(maxsize=8)
-def base_points(height: int, width: int, dtype: torch.dtype) -> Tensor:
-    """Pixel centres in -1..1 and a row of ones: [3, h w], as affine_grid has them."""
+def base_points(height: int, width: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Units of a warp [2, 3], and pixel centres in -1..1 with a row of ones [3, h w], as affine_grid has them.
+
+    The grid is in units of half the height and half the width: the units keep pixels square.
+    """
     with torch.inference_mode(False):  # kept, and used with gradients too
         y = (torch.arange(height, dtype=dtype) * 2 + 1) / height - 1
         x = (torch.arange(width, dtype=dtype) * 2 + 1) / width - 1
-        return torch.stack((x.repeat(height), y.repeat_interleave(width), torch.ones(height * width, dtype=dtype)))
+        square = torch.tensor([[1.0, height / width, 1.0], [width / height, 1.0, 1.0]], dtype=dtype)
+        ones = torch.ones(height * width, dtype=dtype)
+        return square, torch.stack((x.repeat(height), y.repeat_interleave(width), ones))
 
 
 def cosines(count: int, size: int) -> Tensor:

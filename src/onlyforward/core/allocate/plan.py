@@ -83,7 +83,7 @@ def plain(values: Numbers) -> NDArray[np.float64]:
     """Numbers [items] as an array; an array is given back as it is."""
     if isinstance(values, np.ndarray):
         return values
-    found: NDArray[np.float64] = values.detach().double().cpu().numpy()
+    found: NDArray[np.float64] = values.detach().cpu().numpy().astype(np.float64, copy=False)
     return found
 
 
@@ -105,8 +105,8 @@ def round_to_budget(counts: NDArray[np.float64], budget: int, n_min: int) -> NDA
     missing = budget - int(whole.sum())
     order = np.argsort(whole - counts, kind="stable")
     if missing > 0:
-        order = np.tile(order, -(-missing // len(order)))
-        whole += np.bincount(order[:missing], minlength=len(whole))
+        whole += missing // len(whole)
+        whole[order[: missing % len(whole)]] += 1
     while missing < 0:
         # Clamping to n_min may overshoot by rounding: take back where most was rounded up.
         donors = order[::-1][whole[order[::-1]] > n_min][:-missing]
