@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -21,7 +22,7 @@ from onlyforward.core.keys import Key
 from onlyforward.core.weigh import LeaveOneOut, Mean
 from onlyforward.explain.bases import Basis
 from onlyforward.explain.estimator import Estimate
-from onlyforward.explain.ridge import Equations, fit
+from onlyforward.explain.ridge import Equations, Fit, fit, refit
 
 DIRECTIONS = {"gaussian": "gaussian", "rademacher": "rademacher", "orthogonal": "hadamard", "sobol": "sobol"}
 """Names here -> kinds of `core.directions`."""
@@ -45,6 +46,7 @@ class Gradient:
         path: point (at x), integrated (from `references[0]` to x) or expected (from a random reference each time).
         references: [m, *shape] of the paths.
         clean: f(x), for forward differences.
+        chosen: the last ridge fit to all scores; its prior and noise serve the halves.
     """
 
     x: Tensor
@@ -58,6 +60,7 @@ class Gradient:
     references: Tensor | None = None
     clean: float = float("nan")
     scores: list[Tensor] = field(default_factory=list)
+    chosen: Fit | None = None
 
     def __post_init__(self) -> None:
         check_choice(self.directions, DIRECTIONS, name="directions")
@@ -205,19 +208,29 @@ class Gradient:
             square += ((part * weight[low:high]) ** 2).sum(0)
         return total, square
 
+    @cached_property
+    def priors(self) -> Sequence[Tensor]:
+        """Roots of the covariances that the ridge chooses from."""
+        return self.basis.priors()
+
     def ridge(self, signal: Tensor, half: int | None) -> Estimate:
         """The posterior mean under the basis' priors."""
         ran = signal.isfinite()
         equations = Equations(self.basis.k)
         noise = self.noise(0, len(signal)) * self.step
         equations.add(noise[ran], signal[ran])
-        found = fit(equations, self.basis.priors(), centre=self.difference in ("mean", "plain"))
+        centre, priors = self.difference in ("mean", "plain"), self.priors
+        if half is None or self.chosen is None:
+            found = fit(equations, priors, centre=centre)
+            self.chosen = found if half is None else None
+        else:
+            found = refit(equations, priors, self.chosen, centre=centre)
         residual = float("nan")
         if half == 0:
             other = self.signal(1)
             held = Equations(self.basis.k)
             held.add(noise[other.isfinite()], other[other.isfinite()])
-            residual = held.unexplained(found.mean, centre=self.difference in ("mean", "plain"))
+            residual = held.unexplained(found.mean, centre=centre)
         return replace(self.shown(found.mean, found.deviation, residual), sure=found.sure)
 
     def shown(self, coefficients: Tensor, error: Tensor, residual: float = float("nan")) -> Estimate:

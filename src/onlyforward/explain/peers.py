@@ -19,7 +19,7 @@ from onlyforward.explain.removal import removed
 from onlyforward.explain.saliency import Saliency, as_oracle, top
 from onlyforward.explain.scores import Target, judge
 from onlyforward.explain.shapley import Players
-from onlyforward.explain.softmasks import masks
+from onlyforward.explain.softmasks import SoftMasks
 
 
 @dataclass
@@ -74,11 +74,11 @@ class Rise(Peer):
     def work(self, x: Tensor, nothing: Tensor, target: Target, budget: int, key: Key) -> Tensor:
         """Sum of score times mask over N p."""
         total = torch.zeros(x.shape[1:], dtype=torch.float64)
-        size = (x.shape[1], x.shape[2])
+        soft = SoftMasks(key.at(site="rise"), self.cells, (x.shape[1], x.shape[2]))
         for first in range(0, budget, self.batch):
             count = min(self.batch, budget - first)
             # Even members of complement pairs are independent masks.
-            mask = masks(key.at(site="rise"), 2 * first, 2 * count, self.cells, size)[::2]
+            mask = soft.masks(soft.draws(2 * first, 2 * count).every(0, 2))
             rows = torch.lerp(nothing, x, mask[:, None].to(x))
             total += torch.tensordot(self.scores(rows, target), mask.double(), dims=1)
         return total / (0.5 * budget)

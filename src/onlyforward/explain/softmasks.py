@@ -91,9 +91,3 @@ def pooling(side: int, coarse: int) -> Tensor:
     """The matrix [coarse, side] of means over nearly equal parts."""
     eye = torch.eye(side, dtype=torch.float64)[None]
     return torch.nn.functional.interpolate(eye, size=coarse, mode="area")[0].T
-
-
-def masks(key: Key, first: int, count: int, cells: int, size: tuple[int, int]) -> Tensor:
-    """Soft masks first..first+count-1 in complement pairs: [count, h, w] in [0, 1]."""
-    own = SoftMasks(key, cells, size)
-    return own.masks(own.draws(first, count))
