@@ -25,7 +25,8 @@ def make_estimator(
     if choice.kind == "presence":
         if x.ndim != 3:
             raise UsageError("Soft presence needs an image [channels, height, width]", "Take kind shapley")
-        return Presence(x, removed(x, baseline, key=key), key, cells=choice.cells, solver=choice.solver)
+        nothing = removed(x, baseline, key=key)
+        return Presence(x, nothing, key, cells=choice.cells, solver=choice.solver, look=choice.look)
     if choice.kind in ("shapley", "banzhaf"):
         return players(choice, x, removed(x, baseline, key=key), key, budget)
     basis = make_basis(choice.basis, x)

@@ -1,6 +1,6 @@
 """What `auto` chooses, and what the theory promises for it before a question is paid.
 
-Images wider than 64 pixels: presence on a soft 8 x 8 grid, blur removal, ridge. Otherwise the gradient: low frequencies
+Images wider than 64 pixels: presence on a soft 7 x 7 grid, blur removal, ridge. Otherwise the gradient: low frequencies
 while there are fewer questions than half the numbers, ridge up to as many, orthogonal directions beyond.
 """
 
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 WIDE = 64
 """Images wider than this are explained by presence."""
-CELLS = 8
-"""Cells per side of the soft masks, at most half of the pixels."""
+WIDE_CELLS, CELLS = 7, 8
+"""Cells per side of the soft masks: of wide images, and of others, at most half of the pixels."""
 LEAST = 8
 """Fewest questions with which a map means anything."""
 
@@ -37,6 +37,7 @@ class Choice:
         sigma: of the noise, in units of x.
         blocks: "" or as in `blockwise.cut`.
         cells: side of the soft masks' grid.
+        look: presence's prior follows what the picture shows.
     """
 
     kind: str
@@ -47,6 +48,7 @@ class Choice:
     sigma: float
     blocks: str = ""
     cells: int = CELLS
+    look: bool = False
 
     def __str__(self) -> str:
         """One line."""
@@ -108,8 +110,9 @@ def choose(wish: Wish, shape: tuple[int, ...], budget: int, spread: float) -> Ch
             kind = "presence"
     if kind == "presence":
         sides = shape[1:] if len(shape) == 3 else (2 * CELLS,)
-        cells = min(CELLS, *(max(2, side // 2) for side in sides))
-        return Choice("presence", "soft", "", "", free(wish.solver, "ridge"), 0.0, cells=cells)
+        wide = max(sides) > WIDE
+        cells = WIDE_CELLS if wide else min(CELLS, *(max(2, side // 2) for side in sides))
+        return Choice("presence", "soft", "", "", free(wish.solver, "ridge"), 0.0, cells=cells, look=not wide)
     if kind in ("shapley", "banzhaf"):
         basis = wish.basis
         if basis == "auto":

@@ -3,8 +3,9 @@
 Images x0 + M o (x - x0) with soft masks M and their complements. Half the difference of a pair's scores is, but for
 interactions of three and more parts, the sum over pixels of effect times M - 1/2: what the pair shares drops out, the
 nuisance mean(f) mean(M) of RISE (arXiv 1806.07421) included. `mean` averages difference times M - 1/2; `ridge`
-regresses the differences on the masks seen on a fine grid, with a prior that is smooth in place and colour and whose
-scale follows |x - x0|: neighbours that look alike act alike, and what is not changed has no effect.
+regresses the differences on the masks seen on a fine grid, with a prior that is smooth in place; `look` makes it smooth
+in colour too and lets its scale follow |x - x0|: neighbours that look alike act alike, and what is not changed has no
+effect.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from onlyforward.explain.estimator import Estimate
 from onlyforward.explain.ridge import Equations, Fit, fit, refit
 from onlyforward.explain.softmasks import SoftMasks
 
-FINE = 16
+FINE = 28
 """Side of the grid on which effects are solved for."""
 CHUNK = 64
 """Pairs that are summed at once; one size keeps the bits whatever the batches were."""
@@ -43,6 +44,7 @@ class Presence:
         key: coordinates of the masks.
         cells: cells per side of the masks' grid.
         solver: ridge or mean.
+        look: the prior follows what the picture shows, not place alone.
     """
 
     x: Tensor
@@ -50,6 +52,7 @@ class Presence:
     key: Key
     cells: int = 7
     solver: str = "ridge"
+    look: bool = False
     needs_clean: bool = False
     clean: float = float("nan")
 
@@ -124,16 +127,19 @@ class Presence:
     def priors(self) -> list[Tensor]:
         """Roots of the covariances that the effects may have.
 
-        sqrt(|x - x0|) sqrt(|x - x0|') exp(-|c - c'|^2 / (2 length^2) - |colour - colour'|^2 / (2 COLOUR^2))
+        exp(-|c - c'|^2 / (2 length^2)), with `look` times sqrt(|x - x0|) sqrt(|x - x0|') exp(-|colour - colour'|^2 / (2
+        COLOUR^2)).
         """
-        change = self.coarse((self.x - self.nothing).square().mean(0)[None]).sqrt()
-        scale = (change / change.max()).sqrt() if float(change.max()) else torch.ones_like(change)
-        low, high = float(self.x.min()), float(self.x.max())
-        colours = self.coarse(self.x) / max(high - low, 1e-12)
         places = centres(*self.fine)
-        near = torch.exp(-(torch.cdist(colours, colours) ** 2) / (2 * COLOUR**2))
         apart = torch.cdist(places, places) ** 2
         nugget = 1e-8 * torch.eye(len(places), dtype=torch.float64)
+        near, scale = torch.ones_like(apart), torch.ones(len(places), 1, dtype=torch.float64)
+        if self.look:
+            change = self.coarse((self.x - self.nothing).square().mean(0)[None]).sqrt()
+            scale = (change / change.max()).sqrt() if float(change.max()) else torch.ones_like(change)
+            low, high = float(self.x.min()), float(self.x.max())
+            colours = self.coarse(self.x) / max(high - low, 1e-12)
+            near = torch.exp(-(torch.cdist(colours, colours) ** 2) / (2 * COLOUR**2))
         return [
             scale * torch.linalg.cholesky(near * torch.exp(-apart / (2 * length**2)) + nugget) for length in LENGTHS
         ]
