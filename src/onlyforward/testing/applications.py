@@ -43,17 +43,22 @@ def check_application(name: str) -> None:
 
 
 def check_options(options: type[Any], name: str) -> None:
-    """A frozen dataclass that extends `Common`, every field with a docstring."""
+    """A frozen dataclass that extends `Common`, every field with a docstring, its own or that of the base."""
     assert dataclasses.is_dataclass(options), f"options: {name} is no dataclass"
     assert options.__dataclass_params__.frozen, f"options: {name} is not frozen"  # type: ignore[attr-defined]
     assert issubclass(options, Common), f"options: {name} does not extend Common"
     assert (options.__doc__ or "").strip(), f"options: {name} has no sentence for help"
-    (body,) = ast.parse(textwrap.dedent(inspect.getsource(options))).body
-    assert isinstance(body, ast.ClassDef)
-    for field, after in zip(body.body, [*body.body[1:], None], strict=True):
-        if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name):
-            said = isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant)
-            assert said, f"options: {name}.{field.target.id} does not say what it is"
+    described: set[str] = set()
+    for kind in reversed(options.__mro__):  # a field that only changes its default keeps the words of its base
+        if kind is Common or not issubclass(kind, Common):
+            continue
+        (body,) = ast.parse(textwrap.dedent(inspect.getsource(kind))).body
+        assert isinstance(body, ast.ClassDef)
+        for field, after in zip(body.body, [*body.body[1:], None], strict=True):
+            if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name):
+                if isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant):
+                    described.add(field.target.id)
+                assert field.target.id in described, f"options: {name}.{field.target.id} does not say what it is"
 
 
 def imported_by_help(name: str) -> list[str]:
