@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -67,12 +67,13 @@ class Signs(LikelihoodRatio):
         weight = super().weights(probe)
         return weight.sign() * weight.abs().mean() if "loss" in self.compress else weight
 
-    def take(self, site: Any, delta: torch.Tensor, found: Any, data: int) -> None:
-        """Signs of the inputs of hidden layers; the exact head keeps its own."""
-        if "x" in self.compress and site.path != self.head:
-            x = site.call.inputs[0]
-            site.call.inputs = (x.sign() * x.abs().mean(), *site.call.inputs[1:])
-        super().take(site, delta, found, data)
+    def deltas(self, begun: Any) -> Iterator[tuple[Any, torch.Tensor]]:
+        """Signs of the inputs of hidden layers in the local rules; the exact head keeps its own."""
+        for site, delta in super().deltas(begun):
+            if "x" in self.compress and site.path != self.head:
+                x = site.call.inputs[0]
+                site.call.inputs = (x.sign() * x.abs().mean(), *site.call.inputs[1:])
+            yield site, delta
 
 
 def engine(model: nn.Module, seed: int, *, compress: Sequence[str] = (), **settings: Any) -> LikelihoodRatio:
