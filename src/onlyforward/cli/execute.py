@@ -102,9 +102,11 @@ def write_benchmark(name: str, report: dict[str, Any], context: Context) -> None
     narrowed = report["config"].get("agents") or ""
     tag = "-".join(word.replace(",", "+") for word in (picked, narrowed) if word)
     tag += "-quick" if report["config"].get("quick") else ""
-    kept = {key: value for key, value in report.items() if key != "config"}
+    # Where the run's folder stood is nobody's business but the user's.
+    command = command_line(f"bench {name}", replace(context.options, out=None))
+    kept = {key: value for key, value in report.items() if key != "config"} | {"command": command}
     (folder / f"{tag}.json").write_text(json.dumps(kept, indent=1) + "\n")
-    pages = [f"# bench {name}: {tag}\n\n`{report['command']}`\n", report["answer"] + "\n"]
+    pages = [f"# bench {name}: {tag}\n\n`{command}`\n", report["answer"] + "\n"]
     pages += [markdown(table) for table in report["tables"]]
     (folder / f"{tag}.md").write_text("\n".join(pages))
 
