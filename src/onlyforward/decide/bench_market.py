@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from onlyforward.run.result import Result
 
 LEAD, PENALTY = 2, 4.0
-PPO_SEEDS = 1
+PPO_SEEDS = 3
 """Seeds of PPO on lost sales: minutes each."""
 SHORTENED = 5
 """With --quick a training has this part of its budget."""
