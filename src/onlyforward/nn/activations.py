@@ -18,7 +18,7 @@ from onlyforward.nn.noise import SiteNoise
 from onlyforward.nn.sites import Site
 from onlyforward.nn.walk import Tape, Walk
 
-ROWS = 2048
+ROWS = 1024
 """A chunk has at least so many rows: fewer do not fill a matrix product."""
 BYTES = 2 << 20
 """The widest map of a chunk stays within this: it should fit the cache of one core."""
