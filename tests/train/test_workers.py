@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from onlyforward.nn.activations import chunk_copies
+
 FIT = ["train", "fit", "--epochs", "2", "--copies", "64", "--train-limit", "512", "--json"]
 
 
@@ -38,6 +40,11 @@ def gone(pids, patience=30):
 @pytest.fixture(scope="module")
 def alone():
     return metrics(*FIT)
+
+
+@pytest.mark.parametrize(("copies", "chunks"), [(32, 2), (64, 4)])
+def test_each_of_two_workers_has_a_share_of_the_copies_of_a_small_network(copies, chunks):
+    assert -(-copies // chunk_copies(64, 64, copies)) == chunks
 
 
 def test_three_workers_end_in_the_bits_of_one_and_exchange_losses_only(alone):

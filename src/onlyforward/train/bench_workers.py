@@ -41,7 +41,7 @@ def workers(options: BenchOptions, context: Context, result: Result) -> None:
         ["workers", "digest48", "accuracy", "bytes exchanged per step", "over the gradient's bytes", "step [ms]"],
         rows,
         "Each worker runs its share of a fixed list of chunks; all redo the same pull. The gradient's bytes are what "
-        "data-parallel training would exchange. Four chunks do not divide by three: the third row pays for padding. "
+        "data-parallel training would exchange. A site here is two chunks: a third worker has none and sends padding. "
         "On a network as small as this one, starting and waiting cost more time than two processors save.",
     )
 
