@@ -12,7 +12,7 @@ from onlyforward.core.keys import Key
 from onlyforward.run.oracle import Oracle
 from onlyforward.tune.alignment import cotangent, info_nce
 from onlyforward.tune.loop import Settings, Tuning
-from onlyforward.tune.outputs import fit_readout, guarded_readout, logistic
+from onlyforward.tune.outputs import FOLDS, PENALTIES, cross_fit, guarded_readout, logistic
 from onlyforward.tune.soft import make_prompt, pack, unpack
 from onlyforward.tune.words import Policy, candidates, score, word_problem
 
@@ -89,19 +89,41 @@ def test_a_map_of_outputs_is_the_minimum_of_its_loss():
     w, b = weight.clone().requires_grad_(True), bias.clone().requires_grad_(True)
     (F.cross_entropy(z @ w.T + b, y) + 0.1 * (w**2).sum() / 30).backward()
     assert float(w.grad.abs().max()) < 1e-4
-    made = fit_readout(z[:20], y[:20], z[20:], y[20:], classes=3)
-    assert made(z).shape == (30, 3)
+
+
+def test_a_shot_is_judged_by_a_map_of_the_other_folds_as_scikit_learn_fits_it():
+    """Labels are noise and scores more than shots: a map that saw its shots would be right on all of them."""
+    linear = pytest.importorskip("sklearn.linear_model")
+    z = torch.randn(60, 80, generator=Key().generator(), dtype=torch.float64)
+    y = torch.arange(60) % 3
+    made = cross_fit(z, y, classes=3)
+    held = made(z, torch.arange(60))
+    assert (held.argmax(1) == y).double().mean() < 0.6
+    penalty = next(p for p in PENALTIES if torch.allclose(made.whole.weight, logistic(standard(z, z), y, 3, p)[0]))
+    for fold in range(FOLDS):
+        own = made.fold == fold
+        assert (y[own].bincount(minlength=3) == 4).all()
+        peer = linear.LogisticRegression(C=1 / (2 * penalty), max_iter=2000, tol=1e-8)
+        peer.fit(standard(z[~own], z[~own]).numpy(), y[~own].numpy())
+        truth = torch.from_numpy(peer.predict_log_proba(standard(z[own], z[~own]).numpy()))
+        assert torch.allclose(held[own].log_softmax(1), truth, atol=1e-3)
+    order = torch.randperm(60, generator=Key(run=2).generator())
+    assert torch.equal(made(z[order], order), held[order])
+
+
+def standard(z, by):
+    return (z - by.mean(0)) / by.std(0)
 
 
 def test_a_map_that_does_not_beat_good_scores_is_not_taken():
     y = torch.arange(4).repeat(10)
     good = F.one_hot(y, 4).double() * 6 + torch.randn(40, 4, generator=Key().generator(), dtype=torch.float64)
-    assert guarded_readout(good, y, 30, classes=4)[1].kept_start
+    assert guarded_readout(good, y, classes=4)[1].kept_start
     swapped = good[:, [1, 2, 3, 0]]
-    readout, guard = guarded_readout(swapped, y, 30, classes=4)
+    readout, guard = guarded_readout(swapped, y, classes=4)
     assert not guard.kept_start
     assert guard.accuracy == 1.0
-    assert (readout(swapped).argmax(1) == y).double().mean() > 0.95
+    assert (readout.whole(swapped).argmax(1) == y).double().mean() > 0.95
 
 
 def test_the_suffix_of_a_transformer_is_the_transformer():

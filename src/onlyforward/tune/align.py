@@ -216,10 +216,10 @@ def output(options: Align, bench: AlignBench, result: Result) -> Result:
 
 def probe(bench: AlignBench, split: int, test: Tensor, y: Tensor) -> float:
     """A linear probe on the image vectors: what the shots allow without any text."""
-    from onlyforward.tune.outputs import fit_readout
+    from onlyforward.tune.outputs import cross_fit
 
-    x, labels, m = bench.upright(split)
-    readout = fit_readout(x[:m], labels[:m], x[m:], labels[m:], classes=10)
+    x, labels, _ = bench.upright(split)
+    readout = cross_fit(x, labels, classes=10).whole
     return float((readout(test).argmax(1) == y).double().mean())
 
 

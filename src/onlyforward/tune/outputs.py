@@ -1,11 +1,12 @@
 """A map of a closed model's scores: calibration, or its classes made into yours; the gradient is exact, no extra query.
 
-Multinomial logistic regression on standardised scores with an L2 penalty that the validation shots choose.
+Multinomial logistic regression on standardised scores with an L2 penalty that held-out folds of the shots choose.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -13,8 +14,9 @@ from torch.nn import functional as F
 
 from onlyforward.tune.guard import Guard
 
-PENALTIES = (1e-3, 1e-2, 1e-1, 1.0)
+PENALTIES = (1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0)
 """Weights of |W|^2 that are tried, in units of the mean loss."""
+FOLDS = 5
 STEPS = 60
 
 
@@ -27,14 +29,14 @@ class Readout:
         scale: [c].
         weight: [c', c].
         bias: [c'].
-        validation: mean validation loss of the chosen penalty.
+        loss: mean loss of the chosen penalty on held-out folds.
     """
 
     mean: Tensor
     scale: Tensor
     weight: Tensor
     bias: Tensor
-    validation: float
+    loss: float
 
     def __call__(self, scores: Tensor) -> Tensor:
         """The caller's scores."""
@@ -45,48 +47,78 @@ class Readout:
         return {"mean": self.mean, "scale": self.scale, "weight": self.weight, "bias": self.bias}
 
 
-def fit_readout(scores: Tensor, labels: Tensor, kept: Tensor, kept_labels: Tensor, *, classes: int) -> Readout:
-    """Fit on the training shots, choose the penalty on the validation shots.
+@dataclass(frozen=True)
+class CrossFitted:
+    """A map of all shots, and for every shot one that never saw it: its loss there is honest however few shots are.
+
+    Attributes:
+        whole: fitted on all shots; this is what is delivered.
+        parts: [FOLDS], each fitted without one fold.
+        fold: [items] of every shot.
+    """
+
+    whole: Readout
+    parts: tuple[Readout, ...]
+    fold: Tensor
+
+    def __call__(self, scores: Tensor, items: Tensor) -> Tensor:
+        """Scores [n, c] of shots [n] under maps fitted without them: [n, c']."""
+        found = scores.new_zeros(len(scores), len(self.whole.bias), dtype=torch.float64)
+        for fold, part in enumerate(self.parts):
+            own = self.fold[items] == fold
+            found[own] = part(scores[own])
+        return found
+
+
+def cross_fit(scores: Tensor, labels: Tensor, *, classes: int) -> CrossFitted:
+    """The map with the penalty whose loss on held-out folds is least.
 
     Args:
-        scores: [m, c] of the training shots.
-        labels: [m].
-        kept: [v, c] of the validation shots.
-        kept_labels: [v].
+        scores: [n, c] of the shots; broken rows (NaN) teach nothing.
+        labels: [n].
         classes: c'.
     """
-    z = scores.double()
-    mean, scale = z.mean(0), z.std(0).clamp(min=1e-9)
-    best: Readout | None = None
+    fold = torch.empty_like(labels)
+    for label in labels.unique():
+        own = labels == label
+        fold[own] = torch.arange(int(own.sum())) % FOLDS
+    good = scores.isfinite().all(1)
+
+    def fitted(keep: Tensor, penalty: float) -> Readout:
+        z = scores[keep & good].double()
+        mean, scale = z.mean(0), z.std(0).clamp(min=1e-9)
+        weight, bias = logistic((z - mean) / scale, labels[keep & good], classes, penalty)
+        return Readout(mean, scale, weight, bias, math.nan)
+
+    best: CrossFitted | None = None
     for penalty in PENALTIES:
-        weight, bias = logistic((z - mean) / scale, labels, classes, penalty)
-        made = Readout(mean, scale, weight, bias, 0.0)
-        loss = float(F.cross_entropy(made(kept), kept_labels))
-        if best is None or loss < best.validation:
-            best = Readout(mean, scale, weight, bias, loss)
+        parts = tuple(fitted(fold != part, penalty) for part in range(FOLDS))
+        made = CrossFitted(fitted(good, penalty), parts, fold)
+        loss = float(F.cross_entropy(made(scores, torch.arange(len(labels)))[good], labels[good]))
+        if best is None or loss < best.whole.loss:
+            best = replace(made, whole=replace(made.whole, loss=loss))
     assert best is not None
     return best
 
 
-def guarded_readout(scores: Tensor, labels: Tensor, train: int, *, classes: int) -> tuple[Readout, Guard]:
-    """The map fitted on the first `train` rows, and a guard that says whether it beats the raw scores on the others.
+def guarded_readout(scores: Tensor, labels: Tensor, *, classes: int) -> tuple[CrossFitted, Guard]:
+    """The map of all shots, and a guard that says whether it beats the raw scores on shots that it did not see.
 
     Args:
-        scores: clean scores of the shots [m + v, c], training ones first.
-        labels: [m + v].
-        train: m.
+        scores: clean scores of the shots [n, c].
+        labels: [n].
         classes: c'; where c is another number there is no start to compare with, and the map is taken.
     """
-    kept, own = scores[train:], labels[train:]
-    readout = fit_readout(scores[:train], labels[:train], kept, own, classes=classes)
+    made = cross_fit(scores, labels, classes=classes)
+    mapped = made(scores, torch.arange(len(labels)))
     guard = Guard()
     # By hits alone: a map can always lower the loss of good scores by making them surer.
-    for step, found in enumerate((kept, readout(kept)) if scores.shape[1] == classes else (readout(kept),)):
-        hits = (found.argmax(1) == own).double()
+    for step, found in enumerate((scores, mapped) if scores.shape[1] == classes else (mapped,)):
+        hits = (torch.nan_to_num(found, nan=-torch.inf).argmax(1) == labels).double()
         guard.consider(1 - hits, hits, step=step, queries=len(scores))
     if scores.shape[1] != classes:
         guard.kept_start = False
-    return readout, guard
+    return made, guard
 
 
 def logistic(z: Tensor, labels: Tensor, classes: int, penalty: float) -> tuple[Tensor, Tensor]:

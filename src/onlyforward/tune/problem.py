@@ -83,7 +83,7 @@ class Classifier:
         train: item numbers.
         validation: item numbers.
         judge: the loss; fitted by `prepare` where it is not given.
-        readout: scores [n, c] -> scores [n, c'] of the caller's own classes, or None.
+        readout: (scores [n, c], items [n]) -> scores [n, c'] of the caller's own classes, or None.
     """
 
     oracle: Callable[[Tensor], Tensor]
@@ -93,7 +93,7 @@ class Classifier:
     train: Tensor
     validation: Tensor
     judge: CrossEntropy | None = None
-    readout: Callable[[Tensor], Tensor] | None = None
+    readout: Callable[[Tensor, Tensor], Tensor] | None = None
     count: Count = field(default_factory=Count)
 
     def ask(self, coordinates: Tensor, items: Tensor) -> Tensor:
@@ -103,7 +103,7 @@ class Classifier:
         if answers.dim() != 2:
             raise UsageError("The model answers one number a row", "Only classifiers with a score a class can be tuned")
         self.count.add(answers)
-        return self.readout(answers) if self.readout is not None else answers
+        return self.readout(answers, items) if self.readout is not None else answers
 
     def prepare(self) -> None:
         """Fit the temperature on the clean scores of all shots."""

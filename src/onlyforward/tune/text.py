@@ -144,14 +144,14 @@ class TextBench:
 
     def calibrated(self, number: int) -> tuple[float, float, int]:
         """Accuracy of the zero prefix, of a map of its scores fitted on the shots, and queries."""
-        ids, labels, m = self.split(number)
+        ids, labels, _ = self.split(number)
         zero = torch.zeros(TOKENS, WIDTH)
         z = self.scores(zero, ids).double()
-        readout, guard = guarded_readout(z, labels, m, classes=2)
+        readout, guard = guarded_readout(z, labels, classes=2)
         test, y = self.task.test[: self.limit], self.task.test_labels[: self.limit]
         scores = self.scores(zero, test)
         before = float((scores.argmax(1) == y).double().mean())
-        after = before if guard.kept_start else float((readout(scores).argmax(1) == y).double().mean())
+        after = before if guard.kept_start else float((readout.whole(scores).argmax(1) == y).double().mean())
         return before, after, len(ids)
 
 

@@ -105,9 +105,9 @@ class Task:
         """One split: its problem, and its test outside the budget."""
         problem = self.problem(split)
         if self.outputs:
-            m, classes = len(problem.train), self.pictures.data.classes
-            found = guarded_readout(clean_scores(problem), problem.labels, m, classes=classes)[0]
-            self.readouts[split] = problem.readout = found
+            classes = self.pictures.data.classes
+            problem.readout = guarded_readout(clean_scores(problem), problem.labels, classes=classes)[0]
+            self.readouts[split] = problem.readout.whole
         return Trial(problem, lambda theta: self.accuracy(theta, split))
 
     def step(self, arm: str, settings: Settings, split: int, proxy: str) -> Step:
@@ -159,11 +159,11 @@ def clean_scores(problem: Classifier) -> Tensor:
 def calibrate(task: Task, split: int) -> Run:
     """The map of scores alone: one query a shot, exact gradient, kept only if it beats the raw scores on validation."""
     problem, data = task.problem(split), task.pictures.data
-    readout, guard = guarded_readout(clean_scores(problem), problem.labels, len(problem.train), classes=data.classes)
+    readout, guard = guarded_readout(clean_scores(problem), problem.labels, classes=data.classes)
     scores = task.test_scores(problem.start)
     # With other classes than the caller's there is no start to compare with.
     before = share_right(scores, data.y_test) if scores.shape[1] == data.classes else 0.0
-    after = before if guard.kept_start else share_right(readout(scores), data.y_test)
+    after = before if guard.kept_start else share_right(readout.whole(scores), data.y_test)
     return Run("output", split, before, after, guard.accuracy, problem.count.asked, 0, guard.kept_start, 1.0, 0.0)
 
 
