@@ -32,6 +32,8 @@ PUBLIC = {
     "SPSA": "onlyforward.decide.models",
     "tune": "onlyforward.tune.api",
     "align": "onlyforward.tune.api",
+    "Foundation": "onlyforward.decide.foundation.estimator",
+    "SeasonState": "onlyforward.decide.foundation.estimator",
     "Features": "onlyforward.core.allocate.plan",
     "Uniform": "onlyforward.core.allocate.uniform",
     "Neyman": "onlyforward.core.allocate.neyman",

@@ -5,16 +5,18 @@ import numpy as np
 import pytest
 import torch
 
+from onlyforward.core.errors import UsageError
 from onlyforward.core.keys import Key
 from onlyforward.decide.envs.joint import SeasonParameters
 from onlyforward.decide.exact.joint import SEASON_A, Season, action_values, season_b
 from onlyforward.decide.exact.replenish import Replenish, solve
 from onlyforward.decide.foundation import experts
+from onlyforward.decide.foundation.estimator import Foundation, SeasonState
 from onlyforward.decide.foundation.evaluate import replenish_value, season_policy, season_value, simulated
-from onlyforward.decide.foundation.model import VIEWS, Foundation, decide, order_sequence
+from onlyforward.decide.foundation.model import VIEWS, FoundationPolicy, decide, order_sequence
 from onlyforward.decide.foundation.simulate import season_signal
 from onlyforward.decide.foundation.study import School, load_models, save_models
-from onlyforward.decide.foundation.tokens import STAGES, Tokens, season_tokens
+from onlyforward.decide.foundation.tokens import STAGES, Tokens, joint_statistics, season_tokens
 from onlyforward.decide.foundation.train import Recipe, decision_loss, pair_loss
 from onlyforward.decide.objectives import Objective
 
@@ -36,7 +38,7 @@ def permuted(told, order):
 
 @pytest.mark.parametrize("view", VIEWS)
 def test_permuting_items_permutes_every_probability(view):
-    model, told = Foundation(view=view, seed=1).double(), seen()
+    model, told = FoundationPolicy(view=view, seed=1).double(), seen()
     told = Tokens(*(getattr(told, n).double() for n in ("instance", "items", "present", "prices", "most")))
     order = [2, 0, 1]
     other = permuted(told, order)
@@ -60,7 +62,7 @@ def test_permuting_items_permutes_every_probability(view):
 
 
 def test_masked_items_have_no_influence_and_are_never_recommended():
-    model, told = Foundation(seed=2), seen(items=2)
+    model, told = FoundationPolicy(seed=2), seen(items=2)
     wide = Tokens(
         told.instance,
         torch.cat((told.items, torch.randn(5, 2, told.items.shape[2])), 1),
@@ -76,7 +78,9 @@ def test_masked_items_have_no_influence_and_are_never_recommended():
 
 @pytest.mark.parametrize("items", [1, 2, 3, 6])
 def test_any_number_of_items_runs(items):
-    found, log_prob = decide(Foundation(seed=3), seen(items), STAGES["replenish"], torch.Generator().manual_seed(1))
+    found, log_prob = decide(
+        FoundationPolicy(seed=3), seen(items), STAGES["replenish"], torch.Generator().manual_seed(1)
+    )
     assert found["order"].shape == found["price"].shape == (5, items)
     assert bool((log_prob < 0).all())
     assert int(found["order"].max()) <= 9
@@ -85,7 +89,7 @@ def test_any_number_of_items_runs(items):
 def test_only_the_joint_view_hears_the_earlier_decision():
     told, chosen = seen(), torch.zeros(5, dtype=torch.long)
     for view, same in (("joint", False), ("masked", True), ("own", True)):
-        model = Foundation(view=view, seed=4)
+        model = FoundationPolicy(view=view, seed=4)
         assert torch.allclose(model.price_logits(told, chosen), model.price_logits(told, chosen + 1)) is same
         few = torch.full((5, 3), float("nan")).index_fill(1, torch.tensor([1]), 2.0)
         orders = [model.order_logits(told, chosen, None, None, ordered) for ordered in (few, few + 3)]
@@ -95,10 +99,10 @@ def test_only_the_joint_view_hears_the_earlier_decision():
 def test_the_own_view_of_pricing_and_recommendation_knows_no_stock():
     season = SEASON_A
     few, many = (season_tokens("sell", season, np.full((1, 2), x), np.array([5.0])) for x in (1.0, 20.0))
-    model = Foundation(view="own", seed=5)
+    model = FoundationPolicy(view="own", seed=5)
     assert torch.equal(model.recommend_logits(few), model.recommend_logits(many))
     assert torch.equal(model.price_logits(few, None), model.price_logits(many, None))
-    joint = Foundation(seed=5)
+    joint = FoundationPolicy(seed=5)
     assert not torch.allclose(joint.price_logits(few, None), joint.price_logits(many, None))
 
 
@@ -152,7 +156,7 @@ def test_losses_vanish_where_the_policy_is_the_target_and_regret_counts_what_is_
 
 
 def test_the_exact_value_of_a_model_is_what_simulation_earns():
-    model = Foundation(seed=6)
+    model = FoundationPolicy(seed=6)
     with torch.no_grad():
         # Untrained, this one orders nothing; with the scores of orders turned round it orders much.
         model.order_score.weight.neg_()
@@ -169,12 +173,12 @@ def test_the_exact_value_of_a_model_is_what_simulation_earns():
 
 def test_a_model_that_decides_in_a_shop_earns_less_than_the_joint_optimum():
     problem = Replenish(replace(TINY, cap=5), 2, 0.1)
-    value = replenish_value(Foundation(seed=7), problem)
+    value = replenish_value(FoundationPolicy(seed=7), problem)
     assert value < solve(problem).value
 
 
 def test_sampled_seasons_have_the_mean_of_the_exact_policy_value():
-    model, copies = Foundation(seed=8), 2000
+    model, copies = FoundationPolicy(seed=8), 2000
     with torch.no_grad():
         signal, log_prob = season_signal(model, [TINY], copies, torch.Generator().manual_seed(2))
         assert signal.shape == log_prob.shape == (copies, 1)
@@ -239,3 +243,39 @@ def test_a_training_that_stopped_anywhere_goes_on_to_the_same_bits(tmp_path):
     save_models(whole.models, tmp_path)
     again = load_models(tmp_path)
     assert torch.equal(again["own"].recommend_logits(seen()), whole.models["own"].recommend_logits(seen()))
+
+
+def test_the_joint_share_is_that_of_the_best_prices_and_recommendation_by_enumeration():
+    drawn = np.random.Generator(np.random.Philox(5))
+    for items in (1, 2, 3):
+        for _ in range(20):
+            season = experts.draw_season(drawn, items, cap=8)
+            share, margin = joint_statistics(season.utility, season.cost, season.prices, season.boost)
+            earned = []
+            for prices, chosen in season.actions:
+                lift = season.boost * (np.arange(items) == chosen)
+                weight = np.exp(np.array(season.utility) + lift - prices)
+                earned.append(float(weight @ (np.array(prices) - season.cost)) / (1 + weight.sum()))
+            assert abs(np.dot(share, margin) - max(earned)) < 1e-9
+
+
+def test_the_estimator_fits_given_seasons_predicts_evaluates_and_is_read_back(tmp_path):
+    with pytest.raises(UsageError, match="Call fit"):
+        Foundation().predict(SeasonState(TINY))
+    with pytest.raises(UsageError, match="3 items"):
+        Foundation().fit([replace(TINY, utility=(1.0,) * 3, cost=(0.5,) * 3)])
+    model = Foundation(d=16, layers=1, steps=6, fine_tune=1, seed=2).fit([TINY, replace(TINY, boost=0.3)])
+    order, choices = season_policy(model.fitted, TINY)
+    assert tuple(model.predict(SeasonState(TINY)).order) == order
+    stock = np.array([[4, 1], [0, 2], [3, 3]])
+    told = model.predict(SeasonState(TINY, stock, left=np.array([3, 2, 1])))
+    for b, (left, have) in enumerate(zip((3, 2, 1), stock, strict=True)):
+        prices, chosen = TINY.actions[choices[(TINY.periods - left, *have)]]
+        assert tuple(told.price[b]) == prices
+        assert told.recommend[b] == chosen
+    alone = model.predict(SeasonState(TINY, stock[0], left=3))
+    assert (alone.price == told.price[0]).all()
+    assert alone.recommend == told.recommend[0]
+    assert model.evaluate(TINY) == season_value(model.fitted, TINY)
+    model.save(tmp_path)
+    assert Foundation.load(tmp_path).evaluate(TINY) == model.evaluate(TINY)

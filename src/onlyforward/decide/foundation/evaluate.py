@@ -9,27 +9,27 @@ from onlyforward.core.keys import Key
 from onlyforward.decide.envs.joint import JointSeason, SeasonParameters
 from onlyforward.decide.exact.joint import Choices, Season, evaluate
 from onlyforward.decide.exact.replenish import Replenish, solve
-from onlyforward.decide.foundation.model import Foundation, decide
+from onlyforward.decide.foundation.model import FoundationPolicy, decide
 from onlyforward.decide.foundation.tokens import STAGES, Tokens, replenish_tokens, season_tokens
 
 BATCH = 4096
 
 
 @torch.no_grad()
-def greedy(model: Foundation, told: Tokens, stages: tuple[str, ...]) -> dict[str, np.ndarray]:
+def greedy(model: FoundationPolicy, told: Tokens, stages: tuple[str, ...]) -> dict[str, np.ndarray]:
     """Greedy decisions of many states."""
     parts = [decide(model, told.rows(slice(i, i + BATCH)), stages)[0] for i in range(0, len(told.instance), BATCH)]
     return {name: torch.cat([part[name] for part in parts]).numpy() for name in parts[0]}
 
 
-def first_order(model: Foundation, season: Season) -> tuple[int, ...]:
+def first_order(model: FoundationPolicy, season: Season) -> tuple[int, ...]:
     """The model's order [n] for an empty shop before the season."""
     empty = np.zeros((1, len(season.utility)))
     told = season_tokens("order", season, empty, np.array([float(season.periods)]), most=season.cap, alpha=model.alpha)
     return tuple(int(z) for z in greedy(model, told, STAGES["order"])["order"][0])
 
 
-def season_policy(model: Foundation, season: Season) -> tuple[tuple[int, ...], Choices]:
+def season_policy(model: FoundationPolicy, season: Season) -> tuple[tuple[int, ...], Choices]:
     """The model's order [n] and its action at every period and stock [T, X + 1, ..., X + 1]."""
     items = len(season.utility)
     grid = np.indices((season.periods, *(season.cap + 1,) * items)).reshape(1 + items, -1)
@@ -44,13 +44,13 @@ def season_policy(model: Foundation, season: Season) -> tuple[tuple[int, ...], C
     return first_order(model, season), index.reshape(season.periods, *(season.cap + 1,) * items)
 
 
-def season_value(model: Foundation, season: Season) -> float:
+def season_value(model: FoundationPolicy, season: Season) -> float:
     """Expected profit of the model's greedy policy, its own order included."""
     order, choices = season_policy(model, season)
     return float(evaluate(season, choices)[order] - np.dot(season.cost, order))
 
 
-def replenish_value(model: Foundation, problem: Replenish) -> float:
+def replenish_value(model: FoundationPolicy, problem: Replenish) -> float:
     """Average profit of the model's greedy policy."""
     season = problem.season
     items, size = len(season.utility), len(season.prices)
@@ -67,7 +67,7 @@ def replenish_value(model: Foundation, problem: Replenish) -> float:
     return solve(problem, allowed=shaped, tolerance=1e-6).value
 
 
-def simulated(model: Foundation, parameters: SeasonParameters, episodes: int, key: Key) -> np.ndarray:
+def simulated(model: FoundationPolicy, parameters: SeasonParameters, episodes: int, key: Key) -> np.ndarray:
     """Profits of the greedy policy in simulated seasons of any number of items: [episodes]."""
     environment = JointSeason(parameters)
     season, items = environment.instance, len(parameters.utility)

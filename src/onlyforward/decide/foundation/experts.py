@@ -8,7 +8,7 @@ path alone.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import permutations
 
@@ -123,7 +123,7 @@ def season_lessons(season: Season, generator: np.random.Generator, states: int, 
     for index in range(orders):
         begin = 0 if index < orders // 3 else int(generator.integers(0, season.periods))
         have = np.zeros(items, dtype=np.int64) if index < orders // 2 else generator.integers(0, cap // 2 + 1, items)
-        most = int(generator.integers(4, cap + 1)) if index % 3 else cap
+        most = cap if index % 3 else int(generator.integers(4, cap + 1))
         limit = np.minimum(most, cap - have)
         amounts = np.indices(limit + 1)
         place = tuple(amounts[i] + have[i] for i in range(items))
@@ -190,15 +190,28 @@ def merged(lessons: list[Lesson]) -> list[Lesson]:
     ]
 
 
-def lessons(key: Key, instances: int) -> Iterator[list[Lesson]]:
-    """The lessons of each of so many random instances: one in three has one item, one in four is also a shop."""
-    for index in range(instances):
+def taught(season: Season, generator: np.random.Generator, index: int) -> list[Lesson]:
+    """The lessons of one instance; every fourth is also a shop, every tenth comes with an inventory."""
+    found = list(season_lessons(season, generator, 160, 24))
+    if index % 4 == 0:
+        found.append(replenish_lesson(season, generator, 24))
+    if index % 10 == 1:
+        found.append(inventory_lesson(generator, 64))
+    return found
+
+
+Experts = Callable[[Season, np.random.Generator, int], list[Lesson]]
+"""(instance, generator, its number) -> lessons."""
+
+
+def lessons(key: Key, instances: int | Sequence[Season], experts: Experts = taught) -> list[Lesson]:
+    """The merged lessons of given instances, or of so many random ones: one in three has one item, the others two."""
+    found = []
+    for index in range(instances if isinstance(instances, int) else len(instances)):
         generator = key.at(site="instance", step=index).numpy()
-        items = 1 if index % 3 == 2 else 2
-        season = draw_season(generator, items)
-        found = list(season_lessons(season, generator, 160, 24))
-        if index % 4 == 0:
-            found.append(replenish_lesson(season, generator, 24))
-        if index % 10 == 1:
-            found.append(inventory_lesson(generator, 64))
-        yield found
+        if isinstance(instances, int):
+            season = draw_season(generator, 1 if index % 3 == 2 else 2)
+        else:
+            season = instances[index]
+        found += experts(season, generator, index)
+    return merged(found)

@@ -28,13 +28,13 @@ DOMAINS = ("recommend", "price", "order")
 OWN = {
     "recommend": (5, 6),
     "price": (5, 6, 8, 9, 13),
-    "order": (0, 1, 2, 3, 4, 6, 7, 8, 9, 10, 11, 12, 13, 14),
+    "order": (0, 1, 2, 3, 4, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18),
 }
 """Columns of an item's features that a domain knows by itself: recommendation the utility and the cost, pricing the
 demand curve as well, inventory the stock and the demand but no utility."""
 
 
-class Foundation(nn.Module):
+class FoundationPolicy(nn.Module):
     """Policy over recommendation, prices and orders.
 
     Args:
@@ -66,7 +66,7 @@ class Foundation(nn.Module):
             self.recommend = nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.Linear(width, 1))
             self.price_query, self.price_key = nn.Linear(width, width), nn.Linear(5, width)
             self.price_score = nn.Linear(width, 1)
-            self.order_query, self.order_key = nn.Linear(width, width), nn.Linear(4, width)
+            self.order_query, self.order_key = nn.Linear(width, width), nn.Linear(5, width)
             self.order_score = nn.Linear(width, 1)
 
     def hidden(
@@ -146,6 +146,7 @@ class Foundation(nn.Module):
                 amount / LARGEST_STOCK,
                 amount / most.clamp(min=1),
                 (amount + stock) / (expected + own[:, 12:13] * 10 + 1) / 3,
+                (amount + stock) / (own[:, 17:18] * LARGEST_STOCK + own[:, 12:13] * 10 + 1) / 3,
                 torch.log1p(amount + stock) / 3,
             ),
             -1,
@@ -161,7 +162,7 @@ def order_sequence(told: Tokens) -> Tensor:
 
 
 def decide(
-    model: Foundation, told: Tokens, stages: tuple[str, ...], generator: torch.Generator | None = None
+    model: FoundationPolicy, told: Tokens, stages: tuple[str, ...], generator: torch.Generator | None = None
 ) -> tuple[dict[str, Tensor], Tensor]:
     """Decisions of every stage and the ln of their probability [B].
 

@@ -7,12 +7,12 @@ import torch
 from torch import Tensor
 
 from onlyforward.decide.exact.joint import Season
-from onlyforward.decide.foundation.model import Foundation, decide
+from onlyforward.decide.foundation.model import FoundationPolicy, decide
 from onlyforward.decide.foundation.tokens import Tokens, join, season_tokens
 
 
 def season_signal(
-    model: Foundation, seasons: list[Season], copies: int, generator: torch.Generator
+    model: FoundationPolicy, seasons: list[Season], copies: int, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
     """Sampled seasons of instances with the same number of items and periods.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,12 +16,12 @@ from onlyforward.core.errors import FileError
 from onlyforward.core.keys import Key
 from onlyforward.decide.envs.joint import JointSeason, SeasonParameters
 from onlyforward.decide.envs.register import make, parse_settings
-from onlyforward.decide.exact.joint import SEASON_A, references, season_b
+from onlyforward.decide.exact.joint import SEASON_A, Season, references, season_b
 from onlyforward.decide.exact.replenish import Replenish
 from onlyforward.decide.exact.replenish import references as replenish_references
 from onlyforward.decide.foundation.evaluate import replenish_value, season_value, simulated
-from onlyforward.decide.foundation.experts import Lesson, lessons, merged
-from onlyforward.decide.foundation.model import VIEWS, Foundation
+from onlyforward.decide.foundation.experts import Experts, lessons, taught
+from onlyforward.decide.foundation.model import VIEWS, FoundationPolicy
 from onlyforward.decide.foundation.train import Course, Recipe
 from onlyforward.decide.objectives import Objective
 from onlyforward.decide.series import column, numbers, read_table
@@ -66,35 +66,47 @@ class School:
 
     Args:
         key: coordinates of everything random.
-        instances: random instances of the lessons.
+        instances: of the lessons: given ones, or a number of random ones.
         steps: imitation steps of each model.
         updates: fine-tuning steps of each model.
         objective: of fine-tuning.
         views: models to train.
+        recipe: how they learn.
+        experts: what they learn from.
+        width: d of the tokens.
+        layers: of the encoder.
     """
 
     def __init__(
         self,
         key: Key,
         *,
-        instances: int,
+        instances: int | Sequence[Season],
         steps: int,
         updates: int,
         objective: Objective,
         views: tuple[str, ...] = VIEWS,
         recipe: Recipe | None = None,
+        experts: Experts = taught,
+        width: int = 64,
+        layers: int = 2,
     ) -> None:
-        taught: list[Lesson] = merged([part for found in lessons(key, instances) for part in found])
+        read = lessons(key, instances, experts)
         told: dict[str, Any] = {"steps": steps, "updates": updates, "key": key, "objective": objective}
         alpha = objective.alpha if objective.name in ("quantile", "cvar") else 1.0
         self.courses = {
-            view: Course(Foundation(view=view, alpha=alpha, seed=key.seed), taught, recipe=recipe or Recipe(), **told)
+            view: Course(
+                FoundationPolicy(width=width, layers=layers, view=view, alpha=alpha, seed=key.seed),
+                read,
+                recipe=recipe or Recipe(),
+                **told,
+            )
             for view in views
         }
-        self.tokens = sum(lesson.count for lesson in taught)
+        self.tokens = sum(lesson.count for lesson in read)
 
     @property
-    def models(self) -> dict[str, Foundation]:
+    def models(self) -> dict[str, FoundationPolicy]:
         """By view."""
         return {view: course.model for view, course in self.courses.items()}
 
@@ -128,7 +140,7 @@ class School:
             course.load_state(own, data[view])
 
 
-def save_models(models: Mapping[str, Foundation], folder: Path) -> None:
+def save_models(models: Mapping[str, FoundationPolicy], folder: Path) -> None:
     """Write `foundation-VIEW.safetensors` and `foundation.json`."""
     from safetensors.torch import save_file
 
@@ -138,7 +150,7 @@ def save_models(models: Mapping[str, Foundation], folder: Path) -> None:
     (folder / "foundation.json").write_text(json.dumps({view: model.told for view, model in models.items()}))
 
 
-def load_models(folder: Path) -> dict[str, Foundation]:
+def load_models(folder: Path) -> dict[str, FoundationPolicy]:
     """What `save_models` wrote.
 
     Raises:
@@ -151,12 +163,12 @@ def load_models(folder: Path) -> dict[str, Foundation]:
         raise FileError(f"{folder} holds no foundation model", "Give the --out folder of decide foundation-train")
     models = {}
     for view, told in json.loads(place.read_text()).items():
-        models[view] = Foundation(**told)
+        models[view] = FoundationPolicy(**told)
         models[view].load_state_dict(load_file(folder / f"foundation-{view}.safetensors"))
     return models
 
 
-def ratios(models: Mapping[str, Foundation]) -> dict[str, float]:
+def ratios(models: Mapping[str, FoundationPolicy]) -> dict[str, float]:
     """Exact values of the models on the reported instances, over the joint optimum's."""
     two, three, shop = season_b(2), season_b(3), Replenish()
     known, shops = references(SEASON_A), replenish_references(shop)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -14,6 +15,8 @@ from torch import Tensor
 
 from onlyforward.decide.exact.joint import Season
 from onlyforward.decide.exact.replenish import Replenish
+
+Values = tuple[float, ...]
 
 TASKS = ("sell", "order", "replenish", "inventory")
 """sell: recommendation and prices of a period of the season; order: the season's stock; replenish: all three every
@@ -26,7 +29,7 @@ STAGES = {
 }
 """The decisions of a task, in the order in which they are taken; each sees the earlier ones."""
 INSTANCE_FEATURES = 17
-ITEM_FEATURES = 15
+ITEM_FEATURES = 19
 LARGEST_PRICE, LARGEST_STOCK = 4.0, 26.0
 
 
@@ -111,6 +114,35 @@ def demand_statistics(
     )
 
 
+@lru_cache(maxsize=4096)
+def joint_statistics(utility: Values, cost: Values, prices: Values, boost: float) -> tuple[Values, Values]:
+    """Shares of a customer and margins [n], [n] where prices and recommendation together would earn most of one.
+
+    With plenty of stock, so that nothing but the items' competition counts. Prices are improved item by item, for every
+    recommendation, until none changes: a list of K prices and n items takes a few n^2 K trials instead of n K^n.
+    """
+    listed, spent = np.array(prices), np.array(cost)
+    best, found = -np.inf, (np.zeros(len(utility)), np.zeros(len(utility)))
+    for chosen in range(len(utility)):
+        pull = np.array(utility) + boost * (np.arange(len(utility)) == chosen)
+        price = np.full(len(utility), listed[-1])
+        earned = -np.inf
+        while True:
+            for i in range(len(utility)):
+                trial = np.repeat(price[None], len(listed), 0)
+                trial[:, i] = listed
+                weight = np.exp(pull - trial)
+                share = weight / (1 + weight.sum(1, keepdims=True))
+                gain = (share * (trial - spent)).sum(1)
+                price = trial[int(gain.argmax())]
+            if gain.max() <= earned + 1e-12:
+                break
+            earned = float(gain.max())
+        if earned > best:
+            best, found = earned, (share[int(gain.argmax())], price - spent)
+    return tuple(found[0].tolist()), tuple(found[1].tolist())
+
+
 def item_rows(
     stock: np.ndarray,
     *,
@@ -128,6 +160,8 @@ def item_rows(
     batch, items = stock.shape
     expected = np.broadcast_to(np.asarray(left, dtype=np.float64), (batch,))[:, None] * customers
     want, lifted, margin = demand_statistics(utility, cost, prices, boost) if prices else np.zeros((3, items))
+    told = (tuple(utility), tuple(cost), tuple(prices), boost)
+    share, earned = np.array(joint_statistics(*told)) if prices else np.zeros((2, items))
     columns = [
         stock / LARGEST_STOCK,
         np.minimum(stock, 4) / 4,
@@ -142,6 +176,10 @@ def item_rows(
         np.full((batch, items), mean / 10),
         np.broadcast_to(margin, (batch, items)),
         np.minimum(stock / (expected * want + 1), 5) / 2,
+        np.broadcast_to(share, (batch, items)),
+        np.broadcast_to(earned, (batch, items)),
+        np.minimum(expected * share, 50) / LARGEST_STOCK,
+        np.minimum(stock / (expected * share + 1), 5) / 2,
     ]
     return np.stack(columns, axis=-1)
 

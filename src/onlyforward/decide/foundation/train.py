@@ -18,7 +18,7 @@ from torch import Tensor
 from onlyforward.core.keys import Key
 from onlyforward.decide.agents.base import load_module_state, module_state
 from onlyforward.decide.foundation.experts import LOWEST, Lesson, draw_season
-from onlyforward.decide.foundation.model import Foundation, order_sequence
+from onlyforward.decide.foundation.model import FoundationPolicy, order_sequence
 from onlyforward.decide.foundation.simulate import season_signal
 from onlyforward.decide.foundation.tokens import STAGES
 from onlyforward.decide.objectives import Objective
@@ -51,7 +51,7 @@ class Recipe:
 
 
 def imitation_loss(
-    model: Foundation, lesson: Lesson, rows: Tensor, recipe: Recipe, generator: torch.Generator
+    model: FoundationPolicy, lesson: Lesson, rows: Tensor, recipe: Recipe, generator: torch.Generator
 ) -> Tensor:
     """Mean loss of some decisions of a lesson."""
     told, values = lesson.tokens.rows(rows), lesson.values[rows]
@@ -139,7 +139,7 @@ class Course:
 
     def __init__(
         self,
-        model: Foundation,
+        model: FoundationPolicy,
         taught: list[Lesson],
         *,
         steps: int,
