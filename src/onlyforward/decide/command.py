@@ -97,7 +97,7 @@ class FoundationTrain(Common):
 
     instances: int = 600
     """Random instances whose exact values are imitated."""
-    tokens: int = 1_600_000
+    tokens: int = 3_200_000
     """Tokens that each model reads in imitation."""
     fine_tune: int = 12
     """Score-function updates after it."""

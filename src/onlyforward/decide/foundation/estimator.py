@@ -71,7 +71,7 @@ class Foundation:
         d: int = 64,
         layers: int = 2,
         *,
-        steps: int = 1000,
+        steps: int = 2000,
         fine_tune: int = 12,
         objective: str = "mean",
         alpha: float = 0.1,

@@ -192,7 +192,7 @@ def merged(lessons: list[Lesson]) -> list[Lesson]:
 
 def taught(season: Season, generator: np.random.Generator, index: int) -> list[Lesson]:
     """The lessons of one instance; every fourth is also a shop, every tenth comes with an inventory."""
-    found = list(season_lessons(season, generator, 160, 24))
+    found = list(season_lessons(season, generator, 160, 48))
     if index % 4 == 0:
         found.append(replenish_lesson(season, generator, 24))
     if index % 10 == 1:

@@ -45,7 +45,7 @@ class Recipe:
     rate: float = 3e-3
     temperature: float = 0.005
     regret: float = 20.0
-    fine_rate: float = 1e-4
+    fine_rate: float = 3e-5
     instances: int = 16
     copies: int = 24
 
