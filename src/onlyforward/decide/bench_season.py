@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from onlyforward.decide.command import BenchManagement
     from onlyforward.run.result import Result
 
-PPO_STEPS = 300_000
-"""Environment steps of the PPO that is trained on season A alone: the decisions that one model reads, 256,000 in
+PPO_STEPS = 560_000
+"""Environment steps of the PPO that is trained on season A alone: the decisions that one model reads, 512,000 in
 imitation and some 46,000 in sampled seasons."""
 FEW = 1
 """Seeds of that PPO: no claim rests on it."""
