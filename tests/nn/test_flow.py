@@ -4,6 +4,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from onlyforward.core.errors import UsageError
+from onlyforward.core.memory import PeakMemory
 from onlyforward.data.modules import row_reader
 from onlyforward.nn.engine import LikelihoodRatio
 
@@ -45,3 +46,18 @@ def test_a_network_that_reads_all_outputs_is_refused():
     deep = nn.Sequential(nn.LSTM(5, 4, num_layers=2, batch_first=True), Mean(), nn.Linear(4, 3))
     with pytest.raises(UsageError, match="several layers"):
         LikelihoodRatio(deep, flow="local", copies=4).backward(loss_fn, torch.randn(2, 6, 5), torch.tensor([0, 1]))
+
+
+def test_local_flow_keeps_as_much_for_many_time_steps_as_for_few():
+    def peak(steps):
+        model, x, y = (
+            row_reader("lstm", size=8, units=16, classes=4),
+            torch.randn(16, 1, steps, 8),
+            torch.arange(16) % 4,
+        )
+        with PeakMemory() as watched:
+            LikelihoodRatio(model, copies=2, flow="local").backward(loss_fn, x, y)
+        return watched.peak
+
+    peak(5)  # tables that are made once
+    assert peak(40) < 1.01 * peak(10)
