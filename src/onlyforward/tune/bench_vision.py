@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from onlyforward.core.errors import MissingExtra
 from onlyforward.data.sets import folder
 from onlyforward.run.benchmark import seeds
 from onlyforward.run.onnx import OnnxModel
@@ -55,7 +56,6 @@ def runs_of(
     context: Context, task: Task, arms: Sequence[str], splits: Sequence[int], adapter: str, budget: int
 ) -> tuple[list[Run], list[str]]:
     """Every arm on every split; arms whose package is missing are listed."""
-    from onlyforward.core.errors import MissingExtra
     from onlyforward.core.keys import Key
 
     found: list[Run] = []
@@ -115,12 +115,16 @@ def settings(options: BenchOptions, context: Context, result: Result) -> None:
     splits = range(100, 101 if options.quick else 102)
     for arm in ARMS:
         losses = {}
-        for factor in FACTORS:
-            chosen = base("affine", BUDGET)
-            spread = factor if arm in ("cma", "random") else 1.0
-            chosen = replace(chosen, lr=chosen.lr * factor, sigma=chosen.sigma * spread)
-            losses[factor] = statistics.fmean(validation_loss(task, arm, split, chosen) for split in splits)
-            context.say(f"{arm} x {factor:.2f}: {losses[factor]:.4f}")
+        try:
+            for factor in FACTORS:
+                chosen = base("affine", BUDGET)
+                spread = factor if arm in ("cma", "random") else 1.0
+                chosen = replace(chosen, lr=chosen.lr * factor, sigma=chosen.sigma * spread)
+                losses[factor] = statistics.fmean(validation_loss(task, arm, split, chosen) for split in splits)
+                context.say(f"{arm} x {factor:.2f}: {losses[factor]:.4f}")
+        except MissingExtra:
+            rows.append([LABELS.get(arm, arm), *["not installed"] * len(FACTORS), ""])
+            continue
         best = min(losses, key=lambda factor: losses[factor])
         result.metric(f"settings_{tag(arm)}_factor", best)
         rows.append([LABELS.get(arm, arm), *losses.values(), best])
