@@ -119,7 +119,7 @@ def season_lessons(season: Season, generator: np.random.Generator, states: int, 
         season_tokens("sell", season, stock.astype(np.float64), (season.periods - t).astype(np.float64)),
         torch.from_numpy(laid_out(picked, season) / scale).float(),
     )
-    rows, told = [], []
+    tables, begun, held, largest = [], [], [], []
     for index in range(orders):
         begin = 0 if index < orders // 3 else int(generator.integers(0, season.periods))
         have = np.zeros(items, dtype=np.int64) if index < orders // 2 else generator.integers(0, cap // 2 + 1, items)
@@ -130,17 +130,12 @@ def season_lessons(season: Season, generator: np.random.Generator, states: int, 
         profit = values[begin][place] - np.tensordot(np.array(season.cost), amounts, axes=(0, 0))
         table = np.full((1, 1, 1, 1, 27, 27 if items == 2 else 1), LOWEST)
         table[(0, 0, 0, 0, *(slice(0, size + 1) for size in limit))] = profit if items == 2 else profit[:, None]
-        rows.append(table / scale)
-        told.append(
-            season_tokens(
-                "order",
-                season,
-                have[None].astype(np.float64),
-                np.array([float(season.periods - begin)]),
-                most=limit[None].astype(np.float64),
-            )
-        )
-    return sell, Lesson("order", join(told), torch.from_numpy(np.concatenate(rows)).float())
+        tables.append(table / scale)
+        begun.append(float(season.periods - begin))
+        held.append(have.astype(np.float64))
+        largest.append(limit.astype(np.float64))
+    told = season_tokens("order", season, np.array(held), np.array(begun), most=np.array(largest))
+    return sell, Lesson("order", told, torch.from_numpy(np.concatenate(tables)).float())
 
 
 def replenish_lesson(season: Season, generator: np.random.Generator, states: int) -> Lesson:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from onlyforward.core.checks import check_choice
 from onlyforward.decide.foundation.tokens import (
@@ -106,7 +107,9 @@ class FoundationPolicy(nn.Module):
         decision = self.item(seen) + self.domain[place] + self.decided(known)
         sequence = torch.cat((self.instance(told.instance)[:, None], decision), 1)
         absent = torch.nn.functional.pad(told.present == 0, (1, 0))
-        return self.encoder(sequence, src_key_padding_mask=absent if bool(absent.any()) else None)[:, 1:]
+        # A handful of tokens: the blockwise kernels of long sequences cost more than the products.
+        with sdpa_kernel(SDPBackend.MATH):
+            return self.encoder(sequence, src_key_padding_mask=absent if bool(absent.any()) else None)[:, 1:]
 
     def recommend_logits(self, told: Tokens) -> Tensor:
         """Scores of the items [B, n]."""
