@@ -32,6 +32,10 @@ def nan():
 
 def few():
     return lambda rows: torch.zeros(len(rows), 3)
+
+def many():
+    closed = Closed()
+    return lambda rows: torch.nn.functional.pad(closed(rows), (5, 0))
 """
 
 
@@ -101,6 +105,15 @@ def test_a_closed_model_is_tuned_and_never_made_worse(place, run):
 )
 def test_bad_input_is_refused_in_one_sentence(run, arguments, text):
     assert text in run(*arguments, code=2).err
+
+
+def test_more_scores_than_classes_are_told_and_a_map_of_them_mends_it(run):
+    few = ("vision", "--model", "model.py:many", "--data", "digits", "--budget", "1200", "--shots", "8", "--json")
+    found = json.loads(run(*few).out)
+    assert "15 scores and digits has 10 classes" in found["notes"][0]
+    assert found["metrics"]["accuracy_before"] < 0.2
+    mapped = json.loads(run(*few, "--adapter", "output").out)
+    assert mapped["metrics"]["accuracy"] > 0.8
 
 
 def test_a_model_that_answers_nan_fails_by_name(place, run):

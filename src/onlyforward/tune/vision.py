@@ -208,6 +208,12 @@ def vision(options: Vision, context: Context) -> Result:
         finished(options, context, task, runs)
         result.artefacts = {"theta": torch.tensor(runs[0].theta, dtype=torch.float64)}
         result.forward_runs = sum(run.queries for run in runs)
+        width = len(task.start_scores[0]) if task.start_scores is not None else pictures.data.classes
+        if not task.outputs and width != pictures.data.classes:
+            result.notes.append(
+                f"The model gives {width} scores and {pictures.data.name} has {pictures.data.classes} classes: label k "
+                "is taken to be score k. --adapter output, or affine+output, maps the scores to your classes."
+            )
         report(options, result, runs, headline=options.allocator, missing=missing, note=NOTE)
         result.metric("usd", closed.oracle.account.usd)
         return result
