@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from onlyforward.explain.evaluation import Judged
+from onlyforward.explain.evaluation import RANDOM, Judged
 from onlyforward.explain.metrics import plane
 from onlyforward.explain.overlay import LABELS
 
@@ -85,7 +85,7 @@ def tables(result: Result, done: list[Judged], rows: list[dict[str, float]]) -> 
             [
                 [
                     one.name,
-                    LABELS.get(name, name),
+                    "random maps (mean)" if name == "random" else LABELS.get(name, name),
                     one.extra[f"{prefix(name)}deletion"],
                     one.extra[f"{prefix(name)}insertion"],
                 ]
@@ -94,7 +94,7 @@ def tables(result: Result, done: list[Judged], rows: list[dict[str, float]]) -> 
                 if f"{prefix(name)}deletion" in one.extra
             ],
             "Areas under the curves: pixels are removed, or brought in, in the order of their importance in a map. "
-            "The random map knows nothing.",
+            f"Random maps know nothing: their row is the mean of {RANDOM}, the figure draws one.",
         )
     columns = [name for name in rows[0] if not name.endswith(("deletion", "insertion"))]
     result.table(
