@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from onlyforward.run.result import Result
 
 BUDGET, LARGER = 256, 8
-PHOTOS, DIGITS = 6, 8
+PHOTOS, DIGITS = 10, 12
 SETTINGS: dict[str, tuple[str, dict[str, Any]]] = {
     "photos_presence_ridge": ("photos", {"kind": "presence"}),
     "photos_presence_mean": ("photos", {"kind": "presence", "solver": "mean"}),
@@ -52,9 +52,9 @@ def calibration(options: BenchOptions, context: Context, result: Result) -> None
     subjects: dict[str, list[tuple[Oracle, Tensor, int]]] = {
         "photos": [
             (closed, x, int(closed(x[None])[0].argmax()))
-            for x in (read_image(path, size) for path in photographs(1)[: PHOTOS // 2 if options.quick else PHOTOS])
+            for x in (read_image(path, size) for path in photographs(1)[: PHOTOS // 3 if options.quick else PHOTOS])
         ],
-        "digits": [(Oracle.from_module(net), x, y) for x, y in test_images(DIGITS // 2 if options.quick else DIGITS)],
+        "digits": [(Oracle.from_module(net), x, y) for x, y in test_images(DIGITS)],
     }
     tally = Tally("calibration")
     with context.progress(len(SETTINGS), label="calibration") as tick:
