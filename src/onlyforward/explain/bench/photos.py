@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
+from onlyforward.core.errors import MissingExtra
 from onlyforward.core.keys import Key
 from onlyforward.data.sets import folder
 from onlyforward.explain.bench.tally import Tally, runs
@@ -99,7 +100,8 @@ def natural(options: BenchOptions, context: Context, result: Result) -> None:
     gain(result, tally, "natural_gain_low", "auto_256", "rise_256")
     gain(result, tally, "natural_gain_1024_low", "auto_256", "rise_1024")
     gain(result, tally, "natural_gain_blur_low", "auto_256", "rise_blur_256")
-    gain(result, tally, "natural_gain_lime_low", "auto_256", "lime_256")
+    if "lime_256" in tally.arms:
+        gain(result, tally, "natural_gain_lime_low", "auto_256", "lime_256")
     if not options.quick and "natural-v2" not in (options.cases or "natural-v2"):
         natural_v2(options, context, result)
 
@@ -119,6 +121,7 @@ def compared(options: BenchOptions, context: Context, result: Result, case: str,
     """Every arm on every reported photo; a large network sees one seed."""
     served, size = classifier(file)
     tally = Tally(case)
+    missing: list[str] = []
     seeds = runs(options) if file == SMALL else range(1)
     paths = photographs(1)
     with context.progress(len(seeds) * len(paths), label=case) as tick:
@@ -130,7 +133,11 @@ def compared(options: BenchOptions, context: Context, result: Result, case: str,
                 check = Check(replace(served, account=Account()), target, "probability")
                 for name in arms:
                     oracle = replace(served, account=Account())
-                    found = ARMS[name](oracle, x, target, key)
+                    try:
+                        found = ARMS[name](oracle, x, target, key)
+                    except MissingExtra:
+                        missing += [] if name in missing else [name]
+                        continue
                     down, up = deletion(check, x, found).area, insertion(check, x, found).area
                     tally.add(
                         name, path.stem, deletion=down, insertion=up, faithfulness=up - down,
@@ -144,6 +151,7 @@ def compared(options: BenchOptions, context: Context, result: Result, case: str,
         f"{case}: {file}, {len(paths)} photos x {len(seeds)} seeds; deletion to the mean, insertion from a blur",
         COLUMNS,
         "RISE and rise blur are one method with zero and with our blur where something is removed; LIME, KernelSHAP "
-        "and occlusion are given our blur. Photos are the odd-numbered ones of the sorted samples.",
+        "and occlusion are given our blur. Photos are the odd-numbered ones of the sorted samples."
+        + (f" Not installed: {', '.join(missing)}." if missing else ""),
     )
     return tally
