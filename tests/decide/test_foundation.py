@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from onlyforward.core.errors import UsageError
+from onlyforward.core.errors import FileError, UsageError
 from onlyforward.core.keys import Key
 from onlyforward.decide.envs.joint import SeasonParameters
 from onlyforward.decide.exact.joint import SEASON_A, Season, action_values, season_b
@@ -279,3 +279,24 @@ def test_the_estimator_fits_given_seasons_predicts_evaluates_and_is_read_back(tm
     assert model.evaluate(TINY) == season_value(model.fitted, TINY)
     model.save(tmp_path)
     assert Foundation.load(tmp_path).evaluate(TINY) == model.evaluate(TINY)
+
+
+def test_states_that_cannot_be_and_models_of_another_version_are_refused(tmp_path):
+    model = Foundation()
+    model.policy = FoundationPolicy(seed=1)
+    for stock, left, text in (
+        ([1, 2, 3], 2, "does not fit 2 items"),
+        ([1, TINY.cap + 1], 2, "does not fit 2 items"),
+        ([-1, 1], 2, "does not fit 2 items"),
+        ([1, 1], 0, "a season of 3 periods"),
+        ([1, 1], TINY.periods + 1, "a season of 3 periods"),
+        ([[1, 1], [2, 2]], [1, 2, 3], "for 2 states"),
+    ):
+        with pytest.raises(UsageError, match=text):
+            model.predict(SeasonState(TINY, stock, left))
+    with pytest.raises(UsageError, match="instances"):
+        model.fit([])
+    model.policy.item = torch.nn.Linear(3, 3)
+    model.save(tmp_path)
+    with pytest.raises(FileError, match="another version"):
+        Foundation.load(tmp_path)

@@ -33,6 +33,10 @@ def where(judged: Judged) -> tuple[str, float]:
     return best
 
 
+SOFT = " On photos, least squares on soft masks promised 0.1 too much (bench saliency --cases calibration)."
+"""What the benchmark says of the certainty of such maps."""
+
+
 def reading(done: list[Judged], options: Explain) -> tuple[str, list[str]]:
     """The answer in one sentence, and the notes that a reader needs."""
     first = done[0]
@@ -49,8 +53,7 @@ def reading(done: list[Judged], options: Explain) -> tuple[str, list[str]]:
         f"How it was done: {first.map.choice}; what is removed is replaced by {options.removal}.",
         f"How sure: with many more questions the map would look like this one to a cosine of about {sure:.2f} "
         f"({'much alike' if sure >= SURE else 'only roughly: ask more questions before you rely on details'}). "
-        "That number sees chance alone: a coarse grid looks surer than it is."
-        + (" On photos, least squares on soft masks promised 0.1 too much on average." if soft else ""),
+        "That number sees chance alone: a coarse grid looks surer than it is." + (SOFT if soft else ""),
     ]
     if not math.isnan(first.map.residual):
         notes.append(

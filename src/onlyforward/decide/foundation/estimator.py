@@ -10,6 +10,7 @@ from typing import Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from onlyforward.core.checks import check_range
 from onlyforward.core.errors import UsageError
 from onlyforward.core.keys import Key
 from onlyforward.decide.exact.joint import Season
@@ -89,8 +90,9 @@ class Foundation:
             experts: (season, generator, its number) -> lessons; the default solves every season exactly.
 
         Raises:
-            UsageError: an instance is larger than the exact tables of the lessons.
+            UsageError: there is no instance, or one is larger than the exact tables of the lessons.
         """
+        check_range(instances if isinstance(instances, int) else len(instances), name="instances", low=1)
         for season in () if isinstance(instances, int) else instances:
             items, prices = len(season.utility), len(season.prices)
             if items > 2 or prices > WIDTH or season.cap > LARGEST_STOCK:
@@ -119,15 +121,40 @@ class Foundation:
         return self.policy
 
     def predict(self, state: SeasonState) -> SeasonDecision:
-        """The greedy decision."""
+        """The greedy decision, the most probable one of every stage in turn.
+
+        Args:
+            state: one season, or B at once.
+
+        Returns:
+            The order [n] or [B, n] where `state.left` is None, otherwise prices [n] or [B, n] and the recommended item.
+
+        Raises:
+            UsageError: not trained; a stock of another number of items or outside 0..cap; `left` outside 1..periods.
+        """
         season = state.season
         items = len(season.utility)
-        shape = np.broadcast_shapes(np.shape(state.stock), (items,))
-        stock = np.broadcast_to(np.asarray(state.stock, dtype=np.float64), shape).reshape(-1, items)
+        given = np.asarray(state.stock, dtype=np.float64)
+        if (
+            given.ndim > 2
+            or (given.ndim and given.shape[-1] != items)
+            or not ((given >= 0) & (given <= season.cap)).all()
+        ):
+            raise UsageError(
+                f"A stock of shape {list(given.shape)} does not fit {items} items of 0 to {season.cap} units",
+                f"Give one number per item, [{items}] or [B, {items}]",
+            )
+        shape = np.broadcast_shapes(given.shape, (items,))
+        stock = np.broadcast_to(given, shape).reshape(-1, items)
         task, left = ("order", season.periods) if state.left is None else ("sell", state.left)
-        ahead = np.broadcast_to(np.asarray(left, dtype=np.float64), len(stock))
-        most = np.maximum(season.cap - stock, 0.0)
-        told = season_tokens(task, season, stock, ahead, most=most, alpha=self.fitted.alpha)
+        ahead = np.asarray(left, dtype=np.float64)
+        if ahead.shape not in ((), (len(stock),)) or not ((ahead >= 1) & (ahead <= season.periods)).all():
+            raise UsageError(
+                f"left is {left} for {len(stock)} states of a season of {season.periods} periods",
+                f"Give a number from 1 to {season.periods}, or one per state",
+            )
+        ahead = np.broadcast_to(ahead, len(stock))
+        told = season_tokens(task, season, stock, ahead, most=season.cap - stock, alpha=self.fitted.alpha)
         found = greedy(self.fitted, told, STAGES[task])
         if task == "order":
             return SeasonDecision(order=found["order"].reshape(shape))
@@ -138,11 +165,18 @@ class Foundation:
         """Expected profit of the greedy policy on an instance, its own order included; exact, by dynamic programming.
 
         A policy evaluation over all (cap + 1)^n stocks: for up to three items.
+
+        Raises:
+            UsageError: not trained.
         """
         return season_value(self.fitted, instance)
 
     def save(self, folder: Path | str) -> None:
-        """Write a folder that `load` and `decide foundation-evaluate --model` read."""
+        """Write a folder that `load` and `decide foundation-evaluate --model` read.
+
+        Raises:
+            UsageError: not trained.
+        """
         save_models({"joint": self.fitted}, Path(folder))
 
     @classmethod
@@ -150,7 +184,7 @@ class Foundation:
         """What `save` or `decide foundation-train --out` wrote.
 
         Raises:
-            FileError: the folder holds no foundation model.
+            FileError: the folder holds no foundation model, or one of another version.
         """
         policy = load_models(Path(folder))["joint"]
         made = cls(policy.told["width"], policy.told["layers"], seed=policy.told["seed"])

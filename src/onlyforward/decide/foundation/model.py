@@ -32,7 +32,8 @@ OWN = {
     "order": (0, 1, 2, 3, 4, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18),
 }
 """Columns of an item's features that a domain knows by itself: recommendation the utility and the cost, pricing the
-demand curve as well, inventory the stock and the demand but no utility."""
+demand curve as well, inventory the stock and the demand but no utility. That demand includes the item's share beside
+the others (`tokens.joint_statistics`), which favours this view."""
 
 
 class FoundationPolicy(nn.Module):

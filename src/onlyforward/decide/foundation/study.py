@@ -154,7 +154,7 @@ def load_models(folder: Path) -> dict[str, FoundationPolicy]:
     """What `save_models` wrote.
 
     Raises:
-        FileError: the folder holds no foundation model.
+        FileError: the folder holds no foundation model, or one of another version.
     """
     from safetensors.torch import load_file
 
@@ -164,7 +164,12 @@ def load_models(folder: Path) -> dict[str, FoundationPolicy]:
     models = {}
     for view, told in json.loads(place.read_text()).items():
         models[view] = FoundationPolicy(**told)
-        models[view].load_state_dict(load_file(folder / f"foundation-{view}.safetensors"))
+        try:
+            models[view].load_state_dict(load_file(folder / f"foundation-{view}.safetensors"))
+        except RuntimeError as error:
+            raise FileError(
+                f"{folder} holds a foundation model of another version", "Train it again: decide foundation-train"
+            ) from error
     return models
 
 

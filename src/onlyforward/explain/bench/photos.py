@@ -136,7 +136,8 @@ def compared(options: BenchOptions, context: Context, result: Result, case: str,
                     try:
                         found = ARMS[name](oracle, x, target, key)
                     except MissingExtra:
-                        missing += [] if name in missing else [name]
+                        if name not in missing:
+                            missing.append(name)
                         continue
                     down, up = deletion(check, x, found).area, insertion(check, x, found).area
                     tally.add(
