@@ -5,6 +5,7 @@ import pytest
 
 from onlyforward.core.errors import UsageError
 from onlyforward.core.keys import Key
+from onlyforward.decide.envs import supply_chain
 from onlyforward.decide.envs.base import BatchEnv
 from onlyforward.decide.envs.kernels import compiled, simulate
 from onlyforward.decide.envs.register import ENVIRONMENTS, make, parse_settings, register
@@ -93,6 +94,18 @@ def test_the_compiled_kernel_is_the_batched_environment():
         compiled(), environment.parameters, noise["demand"], np.ascontiguousarray(actions.transpose(0, 2, 1))
     )
     assert np.allclose(total, rewards.sum(0), rtol=1e-5, atol=1e-2)
+
+
+@pytest.mark.parametrize("backend", ["numpy", "torch"])
+def test_a_compiled_period_is_the_plain_one_to_the_bit(backend, monkeypatch):
+    pytest.importorskip("numba")
+    environment = SupplyChain(SupplyChainParameters(initial_pipeline=3.0), backend=backend)
+    actions = random_actions(environment, 300, np.random.Generator(np.random.Philox(8)))
+    seen, rewards = play(environment, actions, 0, 300)
+    monkeypatch.setattr(supply_chain, "MANY", 10**9)
+    plain_seen, plain_rewards = play(SupplyChain(environment.parameters), actions, 0, 300)
+    assert np.array_equal(seen, plain_seen)
+    assert np.array_equal(rewards, plain_rewards)
 
 
 def test_the_chains_gradient_is_the_slope_of_its_rewards():

@@ -135,7 +135,8 @@ class Environment(ABC):
 
     def rows(self, value: Array) -> Array:
         """An array [B, n] as float32 [n, B]: arithmetic on whole rows is several times faster than on short columns."""
-        return np.ascontiguousarray(value.T, dtype=np.float32) if self.xp is np else value.T.float().contiguous()
+        single = isinstance(value, np.ndarray)
+        return np.ascontiguousarray(value.T, dtype=np.float32) if single else value.T.float().contiguous()
 
     def zeros(self, *shape: int) -> Array:
         """float32 zeros on the backend."""

@@ -17,6 +17,10 @@ from numpy.typing import NDArray
 from onlyforward.core.checks import check_choice, check_range
 from onlyforward.core.errors import UsageError
 from onlyforward.decide.envs.base import Array, Environment, Reference, Space, State
+from onlyforward.decide.envs.kernels import compiled_trade
+
+MANY = 256
+"""Episodes from which a compiled period (the same bits) is worth compiling."""
 
 
 @dataclass(frozen=True)
@@ -77,11 +81,12 @@ class SupplyChain(Environment):
         self.horizon = self.parameters.periods
         self.observation_size = 4 * self.echelons * self.history
         self.action = Space("multidiscrete", (self.parameters.max_order + 1,) * self.echelons)
-        self.fees, self.keeping = self.column(self.parameters.lost), self.column(self.parameters.holding)
-
-    def column(self, costs: tuple[float, ...]) -> Array:
-        """Minus one number per echelon: [echelons, 1]."""
-        return self.array(-np.array(costs, dtype=np.float32)[:, None])
+        columns = [-np.array(costs, np.float32)[:, None] for costs in (self.parameters.lost, self.parameters.holding)]
+        # Minus one number per echelon [echelons, 1], for either engine.
+        self.charges = {self.xp: tuple(map(self.array, columns)), np: tuple(columns)}
+        # In main memory numpy works on the tensors' own numbers, and a call costs it a third of what it costs torch.
+        self.shared = self.xp is not np and device == "cpu"
+        self.ends = (self.parameters.prices[0], -self.parameters.prices[-1])
 
     def draw(self, generator: np.random.Generator, episodes: int) -> dict[str, NDArray[Any]]:
         """Demand of every period: [episodes, T]."""
@@ -101,60 +106,107 @@ class SupplyChain(Environment):
         An echelon's pipeline is the tuple of rows [B] that arrive next, after that, ...; rows are shared between
         periods and never written to, so that a period copies nothing.
         """
-        p, batch = self.parameters, noise["demand"].shape[1]
-        nothing = self.zeros(self.echelons, batch)
+        p, demand = self.parameters, noise["demand"].numpy() if self.shared else noise["demand"]
+        xp = np if self.shared else self.xp
+        nothing = xp.zeros_like(demand[:1]) + self.charges[xp][0] * 0
         promised = nothing[0] + (10.0 if p.compat == "paper" else p.initial_pipeline)
         return {
             "t": 0,
-            "demand": noise["demand"],
+            "demand": demand,
             "stock": nothing + p.stock,
             "pipeline": tuple((promised,) * lead for lead in p.leads),
-            "seen": (self.xp.concatenate((nothing, nothing)), nothing, nothing) * self.history,
+            "seen": (xp.concatenate((nothing, nothing)), nothing, nothing) * self.history,
         }
 
     def position(self, state: State) -> Array:
         """Stock and pipeline of every echelon before it orders: [echelons, B]."""
-        return self.xp.stack([sum(p, s) for s, p in zip(state["stock"], state["pipeline"], strict=True)])
+        xp = engine_of(state["stock"])
+        return self.shown(xp.stack([sum(p, s) for s, p in zip(state["stock"], state["pipeline"], strict=True)]))
 
     def observe(self, state: State) -> Array:
         """The last five periods, newest first: [B, 5 * 4 * echelons]."""
-        return self.xp.concatenate(state["seen"]).T
+        seen = state["seen"]
+        return self.shown(engine_of(seen[0]).concatenate(seen)).T
+
+    def shown(self, array: Array) -> Array:
+        """What callers see of an array of the state: a tensor on the torch backend, over the same memory."""
+        return self.xp.from_numpy(array) if self.xp is not np and isinstance(array, np.ndarray) else array
 
     def advance(self, state: State, action: Array) -> tuple[State, Array]:
         """Arrivals, demand, sales, shipments; rewards [B]."""
-        xp, p, t = self.xp, self.parameters, state["t"]
-        orders = self.rows(action)
-        own, coming = rows_of(orders), state["pipeline"]
-        # What is there and what is asked for, in one piece [2 echelons, B]: a period costs memory traffic above all.
-        both = xp.stack((*(rows[0] for rows in coming), state["demand"][t], *own[:-1]))
-        there, asked = both[: self.echelons], both[self.echelons :]
-        there += state["stock"]
-        sold = xp.minimum(there, asked)
-        if recorded(sold):
-            there, asked = there - sold, asked - sold
-            both = xp.concatenate((there, asked))
-        else:
-            there -= sold
-            asked -= sold
-        # What an echelon pays for goods the next one earns: only the ends of the chain trade with the outside.
-        each, sales = there * self.keeping, rows_of(sold)
-        add_scaled(each, asked, self.fees)
-        # Row by row: torch's sum over rows rounds differently for different B.
-        reward, *others = rows_of(each)
-        for row in others:
-            reward = reward + row
-        add_scaled(reward, sales[0], p.prices[0])
-        add_scaled(reward, own[-1], -p.prices[-1])
-        bought = (*sales[1:], own[-1])
+        if not self.shared:
+            return self.pass_period(state, action)
+        if not recorded(action) and isinstance(state["stock"], np.ndarray):
+            after, reward = self.pass_period(state, action.numpy())
+            return after, self.shown(reward)
+        # Gradients are recorded on tensors only.
+        tensors = {name: nested(state[name], self.shown) for name in ("demand", "stock", "pipeline", "seen")}
+        return self.pass_period({"t": state["t"], **tensors}, action)
+
+    def pass_period(self, state: State, action: Array) -> tuple[State, Array]:
+        """One period by the engine that holds the state."""
+        orders, coming, t = self.rows(action), state["pipeline"], state["t"]
+        trading = trade
+        if isinstance(orders, np.ndarray) and orders.shape[1] >= MANY:
+            trading = compiled_trade() or trade
+        fees, keeping = self.charges[engine_of(orders)]
+        both, sold, reward = trading(
+            tuple(rows[0] for rows in coming), state["stock"], state["demand"][t], orders, fees, keeping, self.ends
+        )
+        bought = (*rows_of(sold)[1:], orders[-1])
         pipeline = tuple((*rows[1:], units) for rows, units in zip(coming, bought, strict=True))
         seen = (both, sold, orders, *state["seen"][:-3])
-        return {"t": t + 1, "demand": state["demand"], "stock": there, "pipeline": pipeline, "seen": seen}, reward
+        stock = both[: self.echelons]
+        return {"t": t + 1, "demand": state["demand"], "stock": stock, "pipeline": pipeline, "seen": seen}, reward
 
     def references(self) -> dict[str, Reference]:
         """Tuned base-stock levels; heuristics, not optima."""
         if self.parameters.compat == "paper":
             return {"base-stock": Reference(654.6, "heuristic", "base-stock (51, 42, 56), tuned for the 10 % quantile")}
         return {"base-stock": Reference(485.1, "heuristic", "base-stock, tuned for the 10 % quantile")}
+
+
+def trade(
+    arriving: tuple[Array, ...], stock: Array, demand: Array, orders: Array, fees: Array, keeping: Array,
+    ends: tuple[float, float],
+) -> tuple[Array, Array, Array]:  # fmt: skip
+    """Goods and money of one period.
+
+    Args:
+        arriving: rows [B], what reaches each echelon now.
+        stock: [echelons, B].
+        demand: [B], the customers'.
+        orders: [echelons, B].
+        fees: minus the cost of a lost sale, [echelons, 1].
+        keeping: minus the cost of holding a unit, [echelons, 1].
+        ends: selling price of echelon 1, and minus the outside supplier's.
+
+    Returns:
+        Stock and lost sales after trade [2 echelons, B], sales [echelons, B], rewards [B].
+    """
+    xp, echelons = engine_of(orders), len(arriving)
+    own = rows_of(orders)
+    # What is there and what is asked for, in one piece: a period costs memory traffic above all.
+    both = xp.stack((*arriving, demand, *own[:-1]))
+    there, asked = both[:echelons], both[echelons:]
+    there += stock
+    sold = xp.minimum(there, asked)
+    if recorded(sold):
+        there, asked = there - sold, asked - sold
+        both = xp.concatenate((there, asked))
+    else:
+        there -= sold
+        asked -= sold
+    # What an echelon pays for goods the next one earns: only the ends of the chain trade with the outside.
+    each = there * keeping
+    add_scaled(each, asked, fees)
+    # Row by row: torch's sum over rows rounds differently for different B.
+    reward, *others = rows_of(each)
+    for row in others:
+        reward = reward + row
+    add_scaled(reward, sold[0], ends[0])
+    add_scaled(reward, own[-1], ends[1])
+    return both, sold, reward
 
 
 def add_scaled(total: Array, value: Array, factor: Any) -> None:
@@ -175,3 +227,17 @@ def recorded(array: Array) -> bool:
 def rows_of(array: Array) -> tuple[Array, ...]:
     """The rows [B] of an array [n, B], as views."""
     return tuple(array) if isinstance(array, np.ndarray) else array.unbind(0)
+
+
+def engine_of(array: Array) -> Any:
+    """The module that computes with an array."""
+    if isinstance(array, np.ndarray):
+        return np
+    import torch
+
+    return torch
+
+
+def nested(value: Any, change: Any) -> Any:
+    """`change` of every array in tuples of tuples."""
+    return tuple(nested(part, change) for part in value) if isinstance(value, tuple) else change(value)
