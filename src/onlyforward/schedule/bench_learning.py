@@ -87,7 +87,7 @@ def arm_cost(arm: str, problem: Problem, network: Network | None, clock: Clock, 
         report(order, problem.cost(order))
         found = order.copy()
         while not clock.over:
-            if kernels.descend(found, *arrays(problem), problem.released, problem.n, SPAN, 2) >= 0:
+            if kernels.descend(found, *arrays(problem), problem.released or None, problem.n, SPAN, 2) >= 0:
                 break
         report(found, problem.cost(found))
         if clock.over:

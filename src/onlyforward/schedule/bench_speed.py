@@ -81,7 +81,7 @@ def speed(options: Bench, context: Context, result: Result) -> None:
             network.logits(features)
 
     def descend(module: Any) -> Any:
-        return lambda: module.descend(begin.copy(), *arrays(few), False, few.n, few.n, 1000)
+        return lambda: module.descend(begin.copy(), *arrays(few), None, few.n, few.n, 1000)
 
     found = {
         "speed_insertions_ms": milliseconds(lambda: kernels.improve(order.copy(), *arrays(problem), 1000, 0)),

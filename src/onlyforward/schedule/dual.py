@@ -253,7 +253,7 @@ def bound(
     Args:
         jobs: the instance.
         upper: [n] an order whose completion times place the buckets.
-        time_limit: seconds.
+        time_limit: seconds, compilation left out.
         K: number of buckets (default 400, up to 512 at n <= 100).
         seed: of the search.
         timer: what `time_limit` is read from.
@@ -270,4 +270,5 @@ def bound(
     cost = float(jobs.costs(timetable(jobs, upper)[1]).sum())
     if cost > 0:
         ascend(dual, upper, cost, lambda: timer() - began >= time_limit)
-    return {**dual.certificate(), "upper_bound": cost, "iterations": dual.iterations}
+    found = dual.certificate()
+    return {**found, "upper_bound": cost, "iterations": dual.iterations, "seconds": timer() - began}

@@ -168,7 +168,7 @@ def improve_released(
 
 
 def descend(
-    order: Array, start: Any, p: Array, r: Array, knots: Array, coef: Array, released: bool, insertion_span: int,
+    order: Array, start: Any, p: Array, r: Array, knots: Array, coef: Array, released: bool | None, insertion_span: int,
     swap_span: int, passes: int,
 ) -> Any:  # fmt: skip
     """At most `passes` passes; returns the last one's gain, 0 at a local optimum."""
@@ -183,7 +183,7 @@ def descend(
 
 def iterate(
     current: Array, best: Array, costs: Array, counts: Array, start: Any, p: Array, r: Array, knots: Array, coef: Array,
-    released: bool, spans: Array, picks: Array, sizes: Array, patience: int, goal: Any,
+    released: bool | None, spans: Array, picks: Array, sizes: Array, patience: int, goal: Any,
 ) -> int:  # fmt: skip
     """Iterated dynasearch, as `kernels.iterate`."""
     n = len(current)

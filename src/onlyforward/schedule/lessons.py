@@ -60,12 +60,12 @@ def searched(problem: Problem, key: Key, kicks: int) -> np.ndarray:
     order = min((rules.atc(problem, k) for k in (0.5, 2.0, 5.0)), key=problem.cost)
     order = min(order, rules.edd(problem), key=problem.cost)
     spans = np.array([problem.n, problem.n]) if not problem.released else np.array([30, 30])
-    kernels.descend(order, *arrays(problem), problem.released, *spans, 10_000)
+    kernels.descend(order, *arrays(problem), problem.released or None, *spans, 10_000)
     best = order.copy()
     cost = problem.cost(order)
     draw = key.at(site=f"{key.site} kicks").numpy()
     kernels.iterate(
-        order, best, np.array([cost, cost]), np.zeros(2, np.int64), *arrays(problem), problem.released, spans,
+        order, best, np.array([cost, cost]), np.zeros(2, np.int64), *arrays(problem), problem.released or None, spans,
         draw.random((kicks, 10, 2)), draw.integers(6, 11, kicks), 50, problem.p.dtype.type(0),
     )  # fmt: skip
     return best

@@ -10,6 +10,19 @@ from onlyforward.schedule.compiled import jit
 
 
 @jit
+def bucket(edges, t):
+    """The bucket [edges[k], edges[k + 1]) that holds t; the first or the last one beyond the ends."""
+    low, high = 0, len(edges) - 2
+    while low < high:
+        middle = (low + high + 1) // 2
+        if edges[middle] <= t:
+            low = middle
+        else:
+            high = middle - 1
+    return low
+
+
+@jit
 def priced(p, r, knots, coef, scale, edges, prices, horizon, cover, integers):
     """L(u): sum over jobs of min_t scale f(t + p) + U(t + p) - U(t), minus U(T), by running pointers.
 
@@ -77,8 +90,7 @@ def priced(p, r, knots, coef, scale, edges, prices, horizon, cover, integers):
             if h < least:
                 least, where = h, t
         answer += least
-        a = min(max(np.searchsorted(edges, where, side="right") - 1, 0), buckets - 1)
-        b = min(max(np.searchsorted(edges, where + pj, side="right") - 1, 0), buckets - 1)
+        a, b = bucket(edges, where), bucket(edges, where + pj)
         # Difference array: full buckets between, partial ones at both ends.
         whole[a] += 1
         whole[b] -= 1

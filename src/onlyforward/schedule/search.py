@@ -88,14 +88,14 @@ def descent(
     tabulated = table_of(problem) if problem.n > SMALL and swap == problem.n and not problem.released else None
     if tabulated is not None:
         while not clock.over:
-            if kernels.descend(order, *arrays(problem), False, insertion, 0, 8) >= 0:
+            if kernels.descend(order, *arrays(problem), None, insertion, 0, 8) >= 0:
                 report(order, problem.cost(order))
                 if wide.improve_wide(order, *arrays(problem), *tabulated) >= 0:
                     break
     else:
         for width in (min(swap, 60), swap) if problem.n > SMALL else (swap,):
             while not clock.over:
-                if kernels.descend(order, *arrays(problem), problem.released, insertion, width, 2) >= 0:
+                if kernels.descend(order, *arrays(problem), problem.released or None, insertion, width, 2) >= 0:
                     break
     report(order, problem.cost(order))
     return order
@@ -130,7 +130,7 @@ def iterated(
         if begin >= len(pool):
             noise = 20 * key.at(site="restart", step=begin).numpy().random(problem.n)
             best = best[np.argsort(np.arange(problem.n) + noise, kind="stable")]
-        kernels.descend(best, *arrays(problem), problem.released, *limits, 10_000)
+        kernels.descend(best, *arrays(problem), problem.released or None, *limits, 10_000)
         current = best.copy()
         cost = problem.cost(best)
         costs, counts = np.array([cost, cost]), np.zeros(2, np.int64)
@@ -146,7 +146,7 @@ def iterated(
             while used < 64 and not clock.over:
                 until = min(64, used + batch)
                 made = kernels.iterate(
-                    current, best, costs, counts, *arrays(problem), problem.released, limits,
+                    current, best, costs, counts, *arrays(problem), problem.released or None, limits,
                     picks[used:until], sizes[used:until], PATIENCE, goal,
                 )  # fmt: skip
                 clock.kicks += made
@@ -193,12 +193,13 @@ def window(problem: Problem, order: np.ndarray, low: int, high: int, clock: Cloc
     generator = key.numpy()
     picks, sizes = generator.random((kicks, 10, 2)), generator.integers(6, 11, kicks)
     span = min(RELEASE_SPAN, high - low) if problem.released else high - low
-    for used in range(0, kicks, 4):
+    # One kick a call: a descent of 200 jobs takes long enough for the clock to be asked after each.
+    for kick in range(kicks):
         if clock.over:
             break
         clock.kicks += kernels.iterate(
-            current, best, costs, counts, start, *arrays(problem)[1:], problem.released, np.array([span, span]),
-            picks[used : used + 4], sizes[used : used + 4], PATIENCE, problem.p.dtype.type(-1),
+            current, best, costs, counts, start, *arrays(problem)[1:], problem.released or None, np.array([span, span]),
+            picks[kick : kick + 1], sizes[kick : kick + 1], PATIENCE, problem.p.dtype.type(-1),
         )  # fmt: skip
     if costs[1] < cost:
         trial = order.copy()

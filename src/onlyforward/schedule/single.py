@@ -130,7 +130,7 @@ def save_certificate(path: Path | None, certificate: dict | None) -> None:
         return
     if certificate is None:
         raise UsageError("There is no certificate to write", "Use --bound on; a cost of 0 or a settled plan needs none")
-    kept = {key: value for key, value in certificate.items() if key not in ("upper_bound", "iterations")}
+    kept = {key: value for key, value in certificate.items() if key not in ("upper_bound", "iterations", "seconds")}
     path.write_text(json.dumps(kept) + "\n", encoding="utf-8")
 
 

@@ -60,11 +60,11 @@ def compile_all(jobs: Jobs, problem: Problem, *, bound: bool, large: bool) -> No
     small = make_problem(few)
     order = np.arange(3)
     values = search.arrays(small)
-    kernels.descend(order, *values, problem.released, 3, 3, 1)
+    kernels.descend(order, *values, problem.released or None, 3, 3, 1)
     cost = small.cost(order)
     kernels.iterate(
-        order, order.copy(), np.array([cost, cost]), np.zeros(2, np.int64), *values, problem.released, np.array([3, 3]),
-        np.zeros((1, 10, 2)), np.array([6]), 5, small.p.dtype.type(-1),
+        order, order.copy(), np.array([cost, cost]), np.zeros(2, np.int64), *values, problem.released or None,
+        np.array([3, 3]), np.zeros((1, 10, 2)), np.array([6]), 5, small.p.dtype.type(-1),
     )  # fmt: skip
     kernels.total(order, *values)
     if bound or large:
