@@ -132,10 +132,10 @@ def places(problem: Problem, order: np.ndarray) -> Tensor:
 
 def learned_starts(
     problem: Problem, pool: list[np.ndarray], clock: Clock, key: Key, *, method: str = "surrogate",
-    form: str = "locations", network: Network | None = None,
+    form: str = "locations", network: Network | None = None, first: np.ndarray | None = None,
 ) -> Iterator[tuple[str, np.ndarray, int]]:  # fmt: skip
-    """Name, learned order and steps: from the network's order, from EDD, from the best rule, as time permits."""
-    begins = [("network", network.orders(problem)[0], first_width(problem))] if network is not None else []
+    """Name, learned order and steps: from the network's order `first`, EDD's and the best rule's, as time permits."""
+    begins = [("network", first, first_width(problem))] if first is not None else []
     begins += [("edd", rules.edd(problem), COLD), ("rule", pool[0], WARM)]
     for step, (name, order, sigma) in enumerate(begins[:1] if form == "weights" else begins):
         if clock.over or clock.left < 0.3 * clock.limit:

@@ -165,7 +165,7 @@ def solve(
             incumbent(order, problem.cost(order))
     else:
         incumbent(np.zeros(0, np.int64), jobs.p.dtype.type(0))
-    begun = incumbent.trace[-1][1]
+    begun, prepared = incumbent.trace[-1][1], clock.elapsed
     if bound and problem.n and not close_enough():
         pricing = Pricing(jobs, fixed, moment, incumbent, lambda: clock.left <= 0.02 or stop())
         pricing.start()
@@ -180,7 +180,8 @@ def solve(
             descent(problem, incumbent.order, clock, incumbent, span=span)
             if start == "auto":
                 priced_search(jobs, problem, constant, moment, clock, incumbent, span)
-            if online != "off" and learned and not clock.over:
+            # The network reads the rules' plans and cannot be interrupted: it needs several times what those took.
+            if online != "off" and learned and clock.left > 8 * prepared and not clock.over:
                 steps += learned_search(problem, pool, clock, incumbent, key, online, learn, path, span)
             if search != "descent":
                 windows(problem, incumbent.order, clock, incumbent, key)
@@ -242,7 +243,9 @@ def learned_orders(
     from onlyforward.schedule.online import learned_starts
 
     method = "surrogate" if online == "auto" else online
-    found = learned_starts(problem, pool, clock, key, method=method, form=learn, network=start_network(problem, path))
+    network = start_network(problem, path)
+    first = None if network is None else network.orders(problem)[0]
+    found = learned_starts(problem, pool, clock, key, method=method, form=learn, network=network, first=first)
     orders, steps = [], 0
     for _, order, used in found:
         orders.append(order)
@@ -258,13 +261,14 @@ def learned_search(
     from onlyforward.schedule.online import learned_starts
     from onlyforward.schedule.search import descent
 
-    network, steps = start_network(problem, path), 0
+    network, steps, first = start_network(problem, path), 0, None
     if network is not None:
-        order = network.orders(problem)[0]
-        incumbent(order, problem.cost(order))
-        descent(problem, order, clock, incumbent, span=span)
+        first = network.orders(problem)[0]
+        incumbent(first, problem.cost(first))
+        descent(problem, first, clock, incumbent, span=span)
     method = "surrogate" if online == "auto" else online
-    for _, order, used in learned_starts(problem, pool, clock, key, method=method, form=learn, network=network):
+    found = learned_starts(problem, pool, clock, key, method=method, form=learn, network=network, first=first)
+    for _, order, used in found:
         steps += used
         incumbent(order, problem.cost(order))
         descent(problem, order, clock, incumbent, span=span)
