@@ -146,6 +146,16 @@ def test_small_solves_and_verify_import_no_torch(instance):
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=False).returncode == 0
 
 
+def test_one_instance_stands_beside_its_known_optimum(instance, capsys):
+    known = instance.parent / "best.txt"
+    _, free = call(capsys, "schedule", "solve", instance, "--iterations", "5")
+    known.write_text(f"{free['metrics']['objective'] // 2}\n")
+    _, report = call(capsys, "schedule", "solve", instance, "--iterations", "5", "--optima", known)
+    assert report["metrics"]["gap_to_optimum"] == free["metrics"]["objective"] / report["metrics"]["optimum"] - 1
+    _, report = call(capsys, "schedule", "bound", instance, "--time-limit", "0.3", "--optima", known)
+    assert report["metrics"]["bound_to_optimum"] == report["metrics"]["lower_bound"] / report["metrics"]["optimum"] - 1
+
+
 def test_wrong_options_are_one_sentence_and_exit_two(instance, capsys):
     folder = instance.parent
     (folder / "known.txt").write_text("1\n2\n")
@@ -159,6 +169,8 @@ def test_wrong_options_are_one_sentence_and_exit_two(instance, capsys):
         ([*many, "--now", "1000000"], "horizon"),
         ([*many, "--plan", folder / "missing" / "plan.csv"], "cannot be written"),
         ([*many, "--all", "--optima", folder / "known.txt"], "2 optima for 1 instances"),
+        ([*many, "--optima", folder / "known.txt"], "2 optima for 1 instances"),
+        ([*many, "--optima", folder / "absent.txt"], "cannot be read"),
         ([*many, instance, "--optima", folder / "known.txt"], "1 optima files for 2"),
         (["schedule", "solve", folder / "empty", "--all"], "no file"),
         ([*many, "--explain", "nobody"], "--explain"),

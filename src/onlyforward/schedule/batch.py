@@ -50,7 +50,7 @@ def items(options: Instances) -> list[Item]:
                 )
             names = [(name, path, index, best) for (name, path, index, _), best in zip(names, values, strict=True)]
         found += names
-    return found[:: max(1, options.every)]
+    return found
 
 
 def one(item: Item, options: Solve | Bound) -> dict[str, Any]:
@@ -103,7 +103,7 @@ def one(item: Item, options: Solve | Bound) -> dict[str, Any]:
 
 def run(options: Solve | Bound, context: Context) -> Result:
     """Every instance, continued from the rows that a checkpoint holds."""
-    todo = items(options)
+    todo = items(options)[:: max(1, options.every)]
     restored = context.restore()
     rows: list[dict[str, Any]] = list(restored.data["rows"]) if restored is not None else []
     workers = options.workers if isinstance(options, Solve) else 1

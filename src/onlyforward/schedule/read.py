@@ -116,7 +116,7 @@ def read_instance(path: Path, *, format: str | None = None, index: int | None = 
     """
     kind, instances = count(path, format or "", n)
     if index is not None and not 1 <= index <= instances:
-        raise FileError(f"{path} holds {instances} instances, not number {index}", f"Give --index 1..{instances}")
+        raise FileError(f"{path} holds no instance {index}", f"Give --index 1..{instances}")
     if instances > 1 and index is None:
         raise FileError(f"{path} holds {instances} instances", f"Give --index 1..{instances}, or --all")
     try:

@@ -30,6 +30,20 @@ def load(options: Instances) -> Jobs:
     )
 
 
+def known_optimum(options: Instances) -> int | None:
+    """What `--optima` says of the one instance."""
+    from onlyforward.schedule.batch import items
+
+    return items(options)[(options.index or 1) - 1][3] if options.optima else None
+
+
+def compare(value: float, optimum: int | None, name: str, result: Result) -> None:
+    """A cost or a bound beside the known optimum, as a fraction of it."""
+    if optimum is not None:
+        result.metric("optimum", optimum)
+        result.metric(name, value / optimum - 1 if optimum else float(value != 0))
+
+
 def writable(path: Path | None) -> None:
     """Find an output that cannot be written before the work, not after."""
     if path is not None and (path.is_dir() or not os.access(path.parent, os.W_OK)):
@@ -46,6 +60,7 @@ def run(options: Solve | Bound, context: Context) -> Result:
     jobs = load(options)
     if jobs.n > 1000:
         context.warn(f"{jobs.n} jobs are more than the 1000 that this is made for; the gap will be wider")
+    optimum = known_optimum(options)
     whole = float(options.now).is_integer()
     last = [0.0]
 
@@ -73,11 +88,13 @@ def run(options: Solve | Bound, context: Context) -> Result:
         bound=options.bound != "off",
         gap_limit=options.gap_limit,
         span=None if options.span < 0 else options.span,
+        goal=optimum if options.stop_at_optima else None,
         callback=show,
         stop=lambda: bool(context.signals.received),
     )
     result = context.result(question=f"In which order should the {jobs.n} jobs of {options.files[0].name} run?")
     deliver(solution, result)
+    compare(solution.objective, optimum, "gap_to_optimum", result)
     if explained:
         explanation = solution.explain(explained[0])
         result.table(
@@ -138,7 +155,7 @@ def run_bound(options: Bound, context: Context) -> Result:
     """`schedule bound` of one instance."""
     from onlyforward.schedule.dual import bound
 
-    jobs = load(options)
+    jobs, optimum = load(options), known_optimum(options)
     certificate = bound(jobs, time_limit=options.time_limit, K=options.K or None, seed=options.seed)
     result = context.result(question=f"What must every schedule of {options.files[0].name} cost at least?")
     upper, lower = certificate["upper_bound"], certificate["lower_bound"]
@@ -147,6 +164,7 @@ def run_bound(options: Bound, context: Context) -> Result:
     result.metric("gap", (upper - lower) / upper if upper else 0.0)
     result.metric("seconds", context.elapsed(), timing=True)
     result.metric("iterations", certificate["iterations"], timing=True)
+    compare(lower, optimum, "bound_to_optimum", result)
     result.answer = f"No schedule costs less than {lower}; one of {upper:g} is known."
     save_certificate(options.certificate, certificate)
     return result
