@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from onlyforward.core.errors import MissingExtra, UsageError
+from onlyforward.run.context import Common, Context
 from onlyforward.run.events import EventLog
 from onlyforward.run.result import Result
 
@@ -46,6 +47,15 @@ def test_a_torn_last_line_of_the_events_is_dropped(tmp_path):
     lines = [json.loads(line) for line in log.path.read_text().splitlines()]
     assert [line["seq"] for line in lines] == [0, 1, 2]
     assert [line["kind"] for line in lines] == ["start", "step", "resume"]
+
+
+def test_a_number_called_step_leaves_the_events_step_alone(tmp_path, monkeypatch):
+    monkeypatch.setattr("onlyforward.run.context.EVERY", 0.0)
+    context = Context(Common(out=tmp_path / "run"), application="train")
+    with context.progress(2, label="train") as tick:
+        tick(step=0.5, loss=1.0)
+    last = json.loads((tmp_path / "run" / "events.jsonl").read_text().splitlines()[-1])
+    assert (last["kind"], last["step"], last["loss"]) == ("step", 1, 1.0)
 
 
 def test_a_missing_extra_names_the_command_that_mends_it():

@@ -147,7 +147,7 @@ class Context:
                 self.tracker.write(label, display.done, numbers)
             if self.events is not None and time.monotonic() - shown >= EVERY:
                 shown = time.monotonic()
-                self.event("step", step=display.done, **plain(numbers))
+                self.event("step", **{**plain(numbers), "step": display.done})
             if self.latest is None:
                 self.signals.check()
 

@@ -72,7 +72,7 @@ class ParameterSearch(Agent):
         count = self.updates + 1
         unit = (self.first / (1 - 0.9**count)) / (np.sqrt(self.second / (1 - 0.99**count)) + 1e-12)
         self.mean = self.mean + self.rate * self.spread * unit
-        return {"return_mean": float(returns.mean()), "step": float(np.abs(unit).max())}
+        return {"return_mean": float(returns.mean()), "largest_step": float(np.abs(unit).max())}
 
     def numbers(self, rows: NDArray[np.float32]) -> Any:
         """Rows on the environment's backend."""
