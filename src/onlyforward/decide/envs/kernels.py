@@ -26,34 +26,34 @@ def compiled_trade() -> Callable[..., Any] | None:
         return None
     import numba
 
-    @numba.njit
-    def row(ring, shelf, wanted, there, asked, sold, reward, fee, keep, first):  # type: ignore[no-untyped-def]
-        for b in range(len(ring)):
-            have, want = ring[b] + shelf[b], wanted[b]
-            goes = have if have < want else want
-            there[b], asked[b], sold[b] = have - goes, want - goes, goes
-            each = there[b] * keep + asked[b] * fee
-            reward[b] = each if first else reward[b] + each
-
     # Without contraction to fused multiply-adds: the plain arrays' roundings.
-    @numba.njit
     def trade(arriving, stock, demand, orders, fees, keeping, price, outside):  # type: ignore[no-untyped-def]
         echelons, batch = stock.shape
         both, sold = np.empty((2 * echelons, batch), np.float32), np.empty((echelons, batch), np.float32)
-        reward = np.empty(batch, np.float32)
+        reward = np.zeros(batch, np.float32)
         for n in range(echelons):
             wanted = demand if n == 0 else orders[n - 1]
-            row(
-                arriving[n], stock[n], wanted, both[n], both[echelons + n], sold[n], reward, fees[n, 0], keeping[n, 0],
-                n == 0,
-            )  # fmt: skip
+            ring, shelf, there, asked, goes = arriving[n], stock[n], both[n], both[echelons + n], sold[n]
+            fee, keep = fees[n, 0], keeping[n, 0]
+            for b in range(batch):
+                have, want = ring[b] + shelf[b], wanted[b]
+                moved = have if have < want else want
+                left, missed = have - moved, want - moved
+                there[b], asked[b], goes[b] = left, missed, moved
+                reward[b] += left * keep + missed * fee
         top, first = orders[echelons - 1], sold[0]
         for b in range(batch):
             reward[b] = (reward[b] + price * first[b]) + outside * top[b]
         return both, sold, reward
 
+    try:
+        kernel = numba.njit(cache=True)(trade)
+    except RuntimeError:
+        # There is no folder that the compiled code can be kept in.
+        kernel = numba.njit(trade)
+
     def call(arriving, stock, demand, orders, fees, keeping, ends):  # type: ignore[no-untyped-def]
-        return trade(arriving, stock, demand, orders, fees, keeping, np.float32(ends[0]), np.float32(ends[1]))
+        return kernel(arriving, stock, demand, orders, fees, keeping, np.float32(ends[0]), np.float32(ends[1]))
 
     return call
 
