@@ -108,6 +108,19 @@ def test_a_compiled_period_is_the_plain_one_to_the_bit(backend, monkeypatch):
     assert np.array_equal(rewards, plain_rewards)
 
 
+def test_an_episode_goes_on_alike_once_gradients_are_recorded():
+    torch = pytest.importorskip("torch")
+    environment = SupplyChain(SupplyChainParameters(initial_pipeline=3.0), backend="torch")
+    noise = environment.noise(Key(run=4), 0, 8)
+    actions = torch.from_numpy(random_actions(environment, 8, np.random.Generator(np.random.Philox(9)))).float()
+    state = mixed = environment.start(noise)
+    for t in range(20):
+        state, reward = environment.advance(state, actions[t])
+        mixed, same_reward = environment.advance(mixed, actions[t].clone().requires_grad_(t in (5, 6)))
+        assert torch.allclose(reward, same_reward, rtol=1e-5, atol=1e-5)
+        assert torch.allclose(environment.observe(state), environment.observe(mixed), rtol=1e-5, atol=1e-5)
+
+
 def test_the_chains_gradient_is_the_slope_of_its_rewards():
     torch = pytest.importorskip("torch")
     environment = SupplyChain(SupplyChainParameters(periods=12), backend="torch")

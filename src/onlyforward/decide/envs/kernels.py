@@ -21,7 +21,7 @@ BLOCK = 1024
 
 @cache
 def compiled_trade() -> Callable[..., Any] | None:
-    """`supply_chain.trade` on numpy arrays in one pass over memory, the same to the bit; None without numba."""
+    """`supply_chain.trade` compiled for float32 numpy arrays: its arguments, returns and bits; None without numba."""
     if importlib.util.find_spec("numba") is None:
         return None
     import numba

@@ -7,7 +7,7 @@ lead time. Reward: sum_n p_n S_n - p_{n+1} S_{n+1} - c_n U_n - h_n I_n, with S_4
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -182,7 +182,7 @@ def trade(
         ends: selling price of echelon 1, and minus the outside supplier's.
 
     Returns:
-        Stock and lost sales after trade [2 echelons, B], sales [echelons, B], rewards [B].
+        Stock and lost sales after trade [2 echelons, B], sales [echelons, B], rewards [B]; all fresh.
     """
     xp, echelons = engine_of(orders), len(arriving)
     own = rows_of(orders)
@@ -238,6 +238,6 @@ def engine_of(array: Array) -> Any:
     return torch
 
 
-def nested(value: Any, change: Any) -> Any:
+def nested(value: Any, change: Callable[[Array], Array]) -> Any:
     """`change` of every array in tuples of tuples."""
     return tuple(nested(part, change) for part in value) if isinstance(value, tuple) else change(value)
