@@ -6,7 +6,7 @@ import torch
 
 from onlyforward.core.keys import Key
 from onlyforward.detect.ansatz import FAMILIES, Ansatz
-from onlyforward.detect.engine import Engine, covariance, features, frequencies, signs
+from onlyforward.detect.engine import Engine, covariance, feature_count, features, frequencies, signs
 from onlyforward.detect.prepare import Circuit, preparation, state_angles
 
 PAULI_X = np.array([[0, 1], [1, 0]])
@@ -102,17 +102,19 @@ def test_the_complex_engine_on_real_rotations_is_the_real_engine():
 
 
 def test_features_are_signs_of_bits_with_qubit_0_most_significant():
-    table = signs(3, "z+zz", torch.float64, torch.device("cpu"))
+    table = signs(3, "z+zz+zzz", torch.float64, torch.device("cpu"))
     bits = 1 - 2 * np.array([[k >> 2 & 1, k >> 1 & 1, k & 1] for k in range(8)]).T
     pairs = [bits[0] * bits[1], bits[0] * bits[2], bits[1] * bits[2]]
-    assert np.array_equal(table.numpy(), np.concatenate([bits, pairs]))
+    assert np.array_equal(table.numpy(), np.concatenate([bits, pairs, [bits[0] * bits[1] * bits[2]]]))
+    for latent, count in {"z": 6, "z+zz": 21, "z+zz+zzz": 41}.items():
+        assert feature_count(6, latent) == count
 
 
 def test_shot_covariance_is_that_of_repeated_measurements():
-    law = torch.tensor([[0.5, 0.2, 0.1, 0.2]], dtype=torch.float64)
+    law = torch.tensor([[0.3, 0.1, 0.05, 0.15, 0.2, 0.1, 0.05, 0.05]], dtype=torch.float64)
     many = frequencies(law.expand(40_000, -1), 50, Key(1))
-    empirical = np.cov(features(many, "z+zz").numpy().T)
-    expected = covariance(many, "z+zz", 50).mean(0).numpy()
+    empirical = np.cov(features(many, "z+zz+zzz").numpy().T)
+    expected = covariance(many, "z+zz+zzz", 50).mean(0).numpy()
     assert np.abs(empirical - expected).max() < 4e-4
     assert abs(float(many.sum()) - 40_000) < 1e-6
     assert (frequencies(law, 50, Key(2)) == frequencies(law, 50, Key(2))).all()

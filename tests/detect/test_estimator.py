@@ -38,7 +38,7 @@ def test_digits_are_told_apart_with_36_angles(digits):
     train, test, anomalous = digits
     detector = QuantumSVDD.preset("digits", random_state=0).fit(train)
     assert detector.n_parameters_ == 36
-    assert detector.n_fitted_statistics_ == 6 + 21 + 231
+    assert detector.n_fitted_statistics_ == 21 + 41 + 861  # centre of z+zz, means and covariances of z+zz+zzz
     assert roc_auc_score(anomalous, -detector.score_samples(test)) > 0.94
     assert detector.history_[-1] < detector.history_[0] / 3
     assert ((detector.predict(test) == 1) == (detector.decision_function(test) >= 0)).all()
@@ -53,6 +53,18 @@ def test_a_table_without_its_length_is_worse_than_chance_would_allow():
         made = QuantumSVDD(offset=rho, statistic="distance", random_state=0).fit(train)
         areas[rho] = roc_auc_score(y[rest] == 0, -made.score_samples(x[rest]))
     assert areas[0.0] < 0.7 < 0.88 < areas[2.0]
+
+
+def test_what_the_objective_sees_is_the_distance(digits):
+    train, test, _ = digits
+    small = {"max_epochs": 2, "random_state": 0, "statistic": "distance"}
+    for latent, seen, count in (("z", None, 6), ("z+zz", None, 21), ("z+zz+zzz", None, 21), ("z+zz+zzz", "z", 6)):
+        made = QuantumSVDD.preset("digits", latent=latent, objective_latent=seen, **small).fit(train)
+        f = made.latents(test[:20])[:, :count]
+        assert made.center_.shape == (count,)
+        assert -made.score_samples(test[:20]) == pytest.approx(((f - made.center_) ** 2).sum(1), rel=1e-12)
+    with pytest.raises(UsageError, match="objective_latent='z\\+zz' is more than latent='z'"):
+        QuantumSVDD(latent="z", objective_latent="z+zz").fit(train)
 
 
 def test_scores_are_the_formula_and_follow_their_rows(digits):

@@ -12,35 +12,35 @@ from onlyforward.core.keys import Key
 from onlyforward.detect.ansatz import FAMILIES, Ansatz
 from onlyforward.detect.backends import Account, TorchBackend
 from onlyforward.detect.bench_gradients import gradient_table, pennylane_error, problem
-from onlyforward.detect.engine import Engine
+from onlyforward.detect.engine import Engine, feature_count
 from onlyforward.detect.estimator import QuantumSVDD
 from onlyforward.detect.gradients import METHODS, Plan, choose_plan, estimate, step_size
 from onlyforward.detect.objective import Objective
 
 
-def case(family="ry_brick", n=3, layers=2, rows=4, kind="one-class"):
+def case(family="ry_brick", n=3, layers=2, rows=4, kind="one-class", latent="z"):
     ansatz = Ansatz(family, n, layers)
     generator = torch.Generator().manual_seed(4)
     psi = torch.randn(rows, 2**n, dtype=torch.float64, generator=generator)
     psi = psi / psi.norm(dim=1, keepdim=True)
     theta = torch.randn(ansatz.parameters, dtype=torch.float64, generator=generator)
-    center = torch.linspace(-0.5, 0.6, n, dtype=torch.float64)
-    return ansatz, psi, theta, Objective(kind, center, 0.3, torch.tensor(0.4, dtype=torch.float64))
+    center = torch.linspace(-0.5, 0.6, feature_count(n, latent), dtype=torch.float64)
+    return ansatz, psi, theta, Objective(kind, center, 0.3, torch.tensor(0.4, dtype=torch.float64), latent)
 
 
 def exact(ansatz, psi, theta, objective):
     leaf = theta.clone().requires_grad_()
-    objective.of(Engine(ansatz, "float64").expect(psi, leaf)).mean().backward()
+    objective.of(Engine(ansatz, "float64").expect(psi, leaf, objective.latent)).mean().backward()
     return leaf.grad
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("kind", ["one-class", "soft-boundary"])
-def test_the_shift_rule_without_shots_is_autograd_shared_angles_included(family, kind):
-    ansatz, psi, theta, objective = case(family, kind=kind)
+@pytest.mark.parametrize(("kind", "latent"), [("one-class", "z"), ("one-class", "z+zz"), ("soft-boundary", "z+zz+zzz")])
+def test_the_shift_rule_without_shots_is_autograd_shared_angles_included(family, kind, latent):
+    ansatz, psi, theta, objective = case(family, kind=kind, latent=latent)
     found, loss = estimate(Plan("parameter_shift", 1, None), TorchBackend(ansatz), ansatz, psi, theta, objective, Key())
     assert (found - exact(ansatz, psi, theta, objective)).abs().max() < 1e-10
-    f = Engine(ansatz, "float64").expect(psi, theta)
+    f = Engine(ansatz, "float64").expect(psi, theta, latent)
     assert float(loss) == pytest.approx(float(objective.of(f).mean()), rel=1e-12)
 
 

@@ -86,8 +86,10 @@ def untrained(detector: QuantumSVDD, task: Task, seed: int) -> tuple[float, floa
     """The same circuit at its initial angles: AUROC of distance and Mahalanobis."""
     theta = initial_angles(detector.circuit_, Key(run=seed, site="detect/"))
     engine = Engine(detector.circuit_, "float64")
-    train, test = (engine.expect(as_rows(detector.embedding_(rows)), theta, "z+zz") for rows in (task.train, task.test))
-    center = first_center(train[:, : detector.circuit_.n]).numpy()
+    train, test = (
+        engine.expect(as_rows(detector.embedding_(rows)), theta, detector.latent) for rows in (task.train, task.test)
+    )
+    center = first_center(train[:, : len(detector.center_)]).numpy()
     law = fit_law(train.numpy())
     return area(task, distance(test.numpy(), center)), area(task, mahalanobis(test.numpy(), *law))
 
@@ -135,7 +137,7 @@ def compare(
                 size = f"{detector.n_parameters_} angles + {detector.n_fitted_statistics_} statistics"
                 far, law, std = both(detector, task)
                 stds.append(std)
-                add("distance", far, seconds, f"{detector.n_parameters_} angles + {detector.circuit_.n} statistics")
+                add("distance", far, seconds, f"{detector.n_parameters_} angles + {len(detector.center_)} statistics")
                 add("mahalanobis", law, seconds, size)
                 far, law = untrained(detector, task, seed)
                 add("untrained distance", far, size="0 angles")

@@ -56,7 +56,9 @@ class Model(Rows):
     reduce: str | None = None
     """pca: project to 2^n - 1 columns."""
     latent: str | None = None
-    """z or z+zz: features behind the mahalanobis score."""
+    """z, z+zz or z+zz+zzz: features behind the mahalanobis score."""
+    objective_latent: str | None = None
+    """z, z+zz or z+zz+zzz: those of them that are trained, and the distance score."""
     score: str | None = None
     """mahalanobis or distance."""
     objective: str | None = None

@@ -236,8 +236,8 @@ def judge(trial: Trial, there: Measured, shots: int, key: Key) -> dict[str, floa
     own = TorchBackend(detector.circuit_)
     exact = measure(trial, own, None, key)  # type: ignore[arg-type]
     ideal = measure(trial, own, shots, key.at(site="ideal"))
-    n = detector.circuit_.n
-    center = there.train[:, :n].mean(0)
+    width = len(detector.center_)
+    center = there.train[:, :width].mean(0)
     location, precision = fit_law(there.train)
     plain = threshold(distance(exact.train, detector.center_), nu)
     scores = {
@@ -253,8 +253,8 @@ def judge(trial: Trial, there: Measured, shots: int, key: Key) -> dict[str, floa
             threshold(crossfit(there.train, key, there.train_spread), nu),
         ),
     }
-    z = exact.train[:, :n]
-    made = {"contraction": float((there.train[:, :n] * z).sum() / (z**2).sum())}
+    z = exact.train[:, :width]
+    made = {"contraction": float((there.train[:, :width] * z).sum() / (z**2).sum())}
     made["flagged"] = float((scores["mahalanobis"][0] > scores["mahalanobis"][1]).sum())
     if len(trial.anomalous):
         area = require("sklearn.metrics", "data").roc_auc_score

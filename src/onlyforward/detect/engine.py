@@ -8,6 +8,7 @@ angles costs about two forward passes.
 from __future__ import annotations
 
 from functools import lru_cache
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,8 @@ DTYPES = {
     "complex64": torch.complex64,
     "complex128": torch.complex128,
 }
+LATENTS = ("z", "z+zz", "z+zz+zzz")
+"""Features by name, each behind those of the shorter name: products of one, two and three Z of the same bitstring."""
 REAL = {torch.complex64: torch.float32, torch.complex128: torch.float64}
 
 
@@ -132,7 +135,7 @@ class Engine:
         return squared(self.state(psi, theta))
 
     def expect(self, psi: Tensor, theta: Tensor, latent: str = "z") -> Tensor:
-        """Expectations of Z_j, and for "z+zz" of Z_j Z_k (j < k) behind them: [b, m]."""
+        """Expectations of Z_j, and behind them those of products of two and three of them (`LATENTS`): [b, m]."""
         if theta.ndim == 1 and (theta.requires_grad or len(psi) < 2**self.ansatz.n):
             x = self.columns(psi.to(self.device, self.dtype).T.contiguous(), theta)
             return (signs(self.ansatz.n, latent, self.real, self.device) @ squared(x)).T
@@ -191,11 +194,9 @@ def covariance(law: Tensor, latent: str, shots: int) -> Tensor:
 
 @lru_cache(maxsize=64)
 def feature_masks(n: int, latent: str) -> tuple[int, ...]:
-    """Bit masks of the features: Z_0..Z_{n-1}, then Z_j Z_k, j < k."""
-    single = [1 << (n - 1 - j) for j in range(n)]
-    if latent == "z":
-        return tuple(single)
-    return (*single, *(single[j] | single[k] for j in range(n) for k in range(j + 1, n)))
+    """Bit masks of the features: Z_0..Z_{n-1}, then Z_j Z_k, j < k, then Z_j Z_k Z_l, j < k < l."""
+    bodies = range(1, LATENTS.index(latent) + 2)
+    return tuple(sum(1 << (n - 1 - j) for j in some) for size in bodies for some in combinations(range(n), size))
 
 
 @lru_cache(maxsize=64)
@@ -210,6 +211,11 @@ def signs(n: int, latent: str, dtype: torch.dtype, device: torch.device) -> Tens
                 parity = parity ^ (index >> bit & 1)
         rows.append(1.0 - 2.0 * parity.to(torch.float64))
     return torch.stack(rows).to(device, dtype)
+
+
+def feature_count(n: int, latent: str) -> int:
+    """Number of features m of n qubits."""
+    return len(feature_masks(n, latent))
 
 
 def halfway(widths: tuple[int, ...]) -> int:

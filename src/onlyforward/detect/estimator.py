@@ -35,7 +35,9 @@ class QuantumSVDD(OutlierMixin, BaseEstimator):
         offset: rho of the offset kinds; None is 2 for offset and 0.7 for l2_offset.
         reduce: "pca" projects to 2^n - 1 columns.
         image_shape: (height, width) of a row.
-        latent: features behind the mahalanobis score, "z" or "z+zz".
+        latent: features behind the mahalanobis score, "z", "z+zz" or "z+zz+zzz", all of the same bitstrings.
+        objective_latent: those of them whose distance to the centre is trained and is the distance score; None is
+            "z+zz", or "z" where latent is.
         statistic: the score, mahalanobis or distance (scikit-learn keeps the name `score` for a method).
         objective: one-class or soft-boundary.
         nu: share of normal rows that may be flagged.
@@ -62,7 +64,8 @@ class QuantumSVDD(OutlierMixin, BaseEstimator):
 
     Attributes:
         theta_: [P] trained angles.
-        center_: [n]. radius_: the score at the threshold's quantile. offset_: of `decision_function`.
+        center_: of the objective's features. radius_: the score at the threshold's quantile.
+        offset_: of `decision_function`.
         location_, precision_: [m], [m, m] of the mahalanobis score.
         n_parameters_, n_fitted_statistics_: what was trained, and what was fitted besides; both belong in any table.
         n_jobs_used_, n_shots_used_: what the fit cost. history_: mean loss per epoch.
@@ -79,6 +82,7 @@ class QuantumSVDD(OutlierMixin, BaseEstimator):
         reduce: str | None = None,
         image_shape: tuple[int, int] | None = None,
         latent: str = "z+zz",
+        objective_latent: str | None = None,
         statistic: str = "mahalanobis",
         objective: str = "one-class",
         nu: float = 0.1,
@@ -111,6 +115,7 @@ class QuantumSVDD(OutlierMixin, BaseEstimator):
         self.reduce = reduce
         self.image_shape = image_shape
         self.latent = latent
+        self.objective_latent = objective_latent
         self.statistic = statistic
         self.objective = objective
         self.nu = nu
@@ -167,8 +172,8 @@ class QuantumSVDD(OutlierMixin, BaseEstimator):
 
     def anomaly_scores(self, X: Any, *, backend: Any = None, shots: int | None = None) -> np.ndarray:
         """Scores [b], higher = more anomalous; on another backend, where one is named."""
-        latents, wide, used = measure(self, X, backend, shots, spread=self.statistic == "mahalanobis")
-        return raw_scores(self, latents, wide, used)
+        measured = measure(self, X, backend, shots, spread=self.statistic == "mahalanobis")
+        return np.concatenate([raw_scores(self, *part) for part in measured])
 
     def score_samples(self, X: Any) -> np.ndarray:
         """Scores [b], higher = more normal."""
@@ -183,8 +188,8 @@ class QuantumSVDD(OutlierMixin, BaseEstimator):
         return np.where(self.decision_function(X) >= 0, 1, -1)
 
     def latents(self, X: Any, *, backend: Any = None, shots: int | None = None) -> np.ndarray:
-        """Measured features [b, m]: <Z_j>, and with latent="z+zz" <Z_j Z_k> behind them."""
-        return measure(self, X, backend, shots)[0]
+        """Measured features [b, m]: <Z_j>, and with latent="z+zz" <Z_j Z_k> behind them, then <Z_j Z_k Z_l>."""
+        return np.concatenate([part[0] for part in measure(self, X, backend, shots)])
 
     def calibrate(self, X: Any, backend: Any, *, shots: int | None = 4096) -> QuantumSVDD:
         """A new detector whose centre, law and threshold come from normal rows X run on `backend`.

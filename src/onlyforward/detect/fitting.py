@@ -14,11 +14,12 @@ from onlyforward.core.keys import Key
 from onlyforward.detect.ansatz import Ansatz
 from onlyforward.detect.backends import Account, Backend, as_rows, make_backend
 from onlyforward.detect.embed import fit_embedding
+from onlyforward.detect.engine import feature_count
 from onlyforward.detect.gradients import Plan, choose_plan
 from onlyforward.detect.objective import check_alive
 from onlyforward.detect.readout import raw_scores
 from onlyforward.detect.score import crossfit, fit_law, threshold
-from onlyforward.detect.settings import backend_name, check_settings, seed_of, threshold_kind
+from onlyforward.detect.settings import backend_name, check_settings, objective_latent, seed_of, threshold_kind
 from onlyforward.detect.train import Settings, Trainer
 
 if TYPE_CHECKING:
@@ -68,6 +69,7 @@ def begin(detector: QuantumSVDD, X: Any) -> Trainer:
         detector.pretrain,
         detector.dtype,
         detector.device,
+        objective_latent(detector),
     )
     return Trainer(detector.circuit_, psi[torch.from_numpy(kept)], settings, key, plan, backend)
 
@@ -131,14 +133,14 @@ def fit_scores(
     key: Key,
 ) -> None:
     """Centre, law, radius and threshold from latents of training rows; center None: refitted."""
-    n = detector.circuit_.n
+    width = feature_count(detector.circuit_.n, objective_latent(detector))
     held = np.setdiff1d(np.arange(len(latents)), kept)
     seen = latents[kept]
     refit = center is None or detector.center == "refit"
-    detector.center_ = seen[:, :n].mean(0) if refit else center
+    detector.center_ = seen[:, :width].mean(0) if refit else center
     detector.location_, detector.precision_ = fit_law(seen)
     m = latents.shape[1]
-    detector.n_fitted_statistics_ = n + m + m * (m + 1) // 2 + detector.embedding_.statistics
+    detector.n_fitted_statistics_ = width + m + m * (m + 1) // 2 + detector.embedding_.statistics
     scores = raw_scores(detector, latents, spread, shots)
     detector.train_scores_ = scores[kept]
     if len(held):

@@ -114,10 +114,10 @@ def estimate(
         key: coordinates of this step.
     """
     b = len(psi)
-    shots = plan.shots
+    shots, latent = plan.shots, objective.latent
     scalar = plan.method in ("likelihood_ratio_scalar", "spsa")
     if not scalar:
-        first, _ = backend.expect_features(psi, theta, shots=shots, key=key.at(site="slope"))
+        first, _ = backend.expect_features(psi, theta, shots=shots, key=key.at(site="slope"), latent=latent)
         first = first.to(theta)
         slope = objective.slope(first) / b
 
@@ -126,7 +126,9 @@ def estimate(
         copies = angles.shape[0]
         each = angles if angles.ndim == 3 else angles[:, None, :].expand(copies, b, -1)
         rows = psi.repeat(copies, 1)
-        found, _ = backend.expect_features(rows, each.reshape(copies * b, -1), shots=shots, key=at.at(site="features"))
+        found, _ = backend.expect_features(
+            rows, each.reshape(copies * b, -1), shots=shots, key=at.at(site="features"), latent=latent
+        )
         f = found.reshape(copies, b, -1).to(theta)
         if not scalar:
             return (slope * f).sum(-1)

@@ -20,7 +20,7 @@ class CollapsedDetector(Diverged):
 
 
 def first_center(latent: Tensor) -> Tensor:
-    """Mean latent with entries of |c_j| < 0.1 moved to +-0.1, sign kept and 0 to +0.1: [n]."""
+    """Mean latent with entries of |c_j| < 0.1 moved to +-0.1, sign kept and 0 to +0.1: [m]."""
     center = latent.mean(0)
     away = torch.where(center < 0, -0.1, 0.1).to(center)
     return torch.where(center.abs() < 0.1, away, center)
@@ -28,19 +28,21 @@ def first_center(latent: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Objective:
-    """The loss of latents f [b, n] and its slope in f.
+    """The loss of latents f [b, m] and its slope in f.
 
     Attributes:
         kind: "one-class", mean d, d = |f - c|^2; "soft-boundary", R^2 + mean max(0, d - R^2) / nu.
-        center: c [n], frozen.
+        center: c [m], frozen.
         nu: share of training rows allowed outside the radius.
         radius2: R^2 as a tensor of one element.
+        latent: which features f holds.
     """
 
     kind: str
     center: Tensor
     nu: float
     radius2: Tensor
+    latent: str = "z"
 
     def loss(self, distance: Tensor) -> Tensor:
         """Loss of every row [b], R^2 included."""
@@ -49,11 +51,11 @@ class Objective:
         return self.radius2 + (distance - self.radius2).clamp(min=0) / self.nu
 
     def of(self, f: Tensor) -> Tensor:
-        """Loss of every row [b] from latents [b, n]."""
+        """Loss of every row [b] from latents [b, m]."""
         return self.loss((f - self.center).square().sum(-1))
 
     def slope(self, f: Tensor) -> Tensor:
-        """G = d loss / d f: 2 (f - c), for soft-boundary masked to the rows outside and divided by nu: [b, n]."""
+        """G = d loss / d f: 2 (f - c), for soft-boundary masked to the rows outside and divided by nu: [b, m]."""
         g = 2 * (f - self.center)
         if self.kind == "one-class":
             return g

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -25,8 +26,11 @@ ROWS = 4096
 
 def measure(
     detector: QuantumSVDD, X: Any, backend: Any = None, shots: int | None = None, *, spread: bool = False
-) -> tuple[np.ndarray, np.ndarray | None, int | None]:
-    """Latents [b, m], their shot covariance, and the shots: on a backend, or where the model was calibrated."""
+) -> Iterator[tuple[np.ndarray, np.ndarray | None, int | None]]:
+    """Latents [b, m], their shot covariance [b, m, m], and the shots, ROWS rows at a time.
+
+    They are measured on a backend, or where the model was calibrated.
+    """
     check_is_fitted(detector, "theta_")
     X = validate_data(detector, X, dtype=np.float64, reset=False)
     used: Backend
@@ -41,15 +45,11 @@ def measure(
                 stacklevel=3,
             )
     theta = torch.from_numpy(detector.theta_)
-    means, spreads = [], []
     for chunk, start in enumerate(range(0, len(X), ROWS)):
         key = Key(run=detector._seed, site="detect/score", chunk=chunk)
         psi = as_rows(detector.embedding_(X[start : start + ROWS]))
         mean, wide = used.expect_features(psi, theta, shots=shots, key=key, latent=detector.latent, spread=spread)
-        means.append(mean.cpu().numpy())
-        if wide is not None:
-            spreads.append(wide.cpu().numpy())
-    return np.concatenate(means), np.concatenate(spreads) if spreads else None, shots
+        yield mean.cpu().numpy(), None if wide is None else wide.cpu().numpy(), shots
 
 
 def scoring_backend(detector: QuantumSVDD) -> Backend:

@@ -17,7 +17,7 @@ class Law:
     """What the scores compare with.
 
     Attributes:
-        center: [n], for the distance score.
+        center: of the objective's features, for the distance score.
         location: [m], mean of the training latents.
         precision: [m, m], inverse of their Ledoit-Wolf covariance.
     """
@@ -28,7 +28,7 @@ class Law:
 
 
 def distance(latent: np.ndarray, center: np.ndarray, shots: int | None = None) -> np.ndarray:
-    """|f - c|^2 over the n Z latents: [b].
+    """|f - c|^2 over the features of the centre, the first of the latents: [b].
 
     Under S shots E|f^ - c|^2 = |f - c|^2 + sum_j (1 - f_j^2) / S, so sum_j (1 - f^_j^2) / (S - 1) is subtracted:
     unbiased, and therefore it may be negative.

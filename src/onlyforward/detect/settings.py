@@ -9,6 +9,7 @@ import numpy as np
 from onlyforward.core.checks import check_choice, check_range, require
 from onlyforward.core.errors import UsageError
 from onlyforward.detect.embed import PREPROCESSES
+from onlyforward.detect.engine import LATENTS
 from onlyforward.detect.objective import OBJECTIVES
 
 if TYPE_CHECKING:
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
 CHOICES = {
     "preprocess": PREPROCESSES,
-    "latent": ("z", "z+zz"),
+    "latent": LATENTS,
     "statistic": ("mahalanobis", "distance"),
     "objective": OBJECTIVES,
     "threshold": ("auto", "crossfit", "holdout", "train"),
@@ -33,6 +34,12 @@ def check_settings(detector: QuantumSVDD) -> None:
         raise UsageError(f"calibration is {detector.calibration}", "It must lie between 0 and 1, both excluded")
     for name, choices in CHOICES.items():
         check_choice(getattr(detector, name), choices, name=name)
+    chosen = check_choice(objective_latent(detector), LATENTS, name="objective_latent")
+    if LATENTS.index(chosen) > LATENTS.index(detector.latent):
+        raise UsageError(
+            f"objective_latent={chosen!r} is more than latent={detector.latent!r}",
+            "Raise latent: the objective sees a part of it",
+        )
     if detector.pretrain is not None:
         check_choice(detector.pretrain, ("autoencoder",), name="pretrain")
     if detector.noise is not None:
@@ -53,6 +60,13 @@ def threshold_kind(detector: QuantumSVDD) -> str:
     if detector.threshold != "auto":
         return str(detector.threshold)
     return "crossfit" if detector.statistic == "mahalanobis" else "holdout"
+
+
+def objective_latent(detector: QuantumSVDD) -> str:
+    """The features that None stands for: z+zz, or z where nothing else is measured."""
+    if detector.objective_latent is None:
+        return "z" if detector.latent == "z" else "z+zz"
+    return str(detector.objective_latent)
 
 
 def backend_name(detector: QuantumSVDD) -> str:

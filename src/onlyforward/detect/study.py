@@ -31,6 +31,7 @@ SETTINGS = (
     "offset",
     "reduce",
     "latent",
+    "objective_latent",
     "objective",
     "nu",
     "threshold",

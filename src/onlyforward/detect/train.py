@@ -12,7 +12,7 @@ from torch import Tensor
 from onlyforward.core.keys import Key
 from onlyforward.detect.ansatz import Ansatz
 from onlyforward.detect.backends import Backend
-from onlyforward.detect.engine import Engine
+from onlyforward.detect.engine import Engine, feature_count
 from onlyforward.detect.gradients import Plan, estimate
 from onlyforward.detect.objective import WARM_UP, Objective, first_center
 from onlyforward.run.state import load_optimizer_state, optimizer_state
@@ -25,6 +25,7 @@ class Settings:
     Attributes:
         objective: one-class or soft-boundary.
         nu: see `Objective`.
+        latent: features that the objective sees.
         lr: step size of Adam.
         milestone: epoch at which lr is divided by ten, or None.
         epochs: passes over the rows.
@@ -45,6 +46,7 @@ class Settings:
     pretrain: str | None = None
     dtype: str = "float32"
     device: str = "cpu"
+    latent: str = "z"
 
 
 @dataclass
@@ -76,7 +78,7 @@ class Trainer:
         self.psi = self.psi.to(self.engine.device, self.engine.real)
         self.theta = initial_angles(self.ansatz, self.key).to(self.engine.device, self.engine.real).requires_grad_()
         self.before = chosen.epochs if chosen.pretrain else 0
-        shape = (self.psi.shape[1], self.ansatz.n + 1)
+        shape = (self.psi.shape[1], feature_count(self.ansatz.n, chosen.latent) + 1)
         self.decoder = torch.zeros(shape if chosen.pretrain else (0, 0)).to(self.psi).requires_grad_()
         self.optimizer = self.fresh_optimizer()
         self.radius2 = torch.zeros((), dtype=self.engine.real, device=self.engine.device)
@@ -90,7 +92,7 @@ class Trainer:
     @property
     def objective(self) -> Objective:
         """The loss as it stands."""
-        return Objective(self.settings.objective, self.center, self.settings.nu, self.radius2)
+        return Objective(self.settings.objective, self.center, self.settings.nu, self.radius2, self.settings.latent)
 
     def fresh_optimizer(self) -> torch.optim.Adam:
         """Adam on the angles, and on the decoder while it is there."""
@@ -98,13 +100,15 @@ class Trainer:
         return torch.optim.Adam(trained, lr=self.settings.lr, weight_decay=self.settings.weight_decay)
 
     def latents(self) -> Tensor:
-        """Z latents of all training rows [N, n], measured where training is."""
+        """The objective's latents of all training rows [N, m], measured where training is."""
         if self.plan is not None and self.backend is not None:
             at = self.key.at(site="latents", step=self.epoch)
-            found, _ = self.backend.expect_features(self.psi, self.theta.detach(), shots=self.plan.shots, key=at)
+            found, _ = self.backend.expect_features(
+                self.psi, self.theta.detach(), shots=self.plan.shots, key=at, latent=self.settings.latent
+            )
             return found.to(self.theta)
         with torch.no_grad():
-            return self.engine.expect(self.psi, self.theta)
+            return self.engine.expect(self.psi, self.theta, self.settings.latent)
 
     def find_center(self) -> Tensor:
         """Centre of the first forward pass; frozen from here on."""
@@ -140,7 +144,7 @@ class Trainer:
             value, loss = estimate(self.plan, self.backend, self.ansatz, part, self.theta.detach(), self.objective, at)
             self.theta.grad = value
             return loss
-        f = self.engine.expect(part, self.theta)
+        f = self.engine.expect(part, self.theta, self.settings.latent)
         if self.epoch < self.before:
             made = f @ self.decoder[:, :-1].T + self.decoder[:, -1]
             loss = (made - part).square().sum(1).mean()
