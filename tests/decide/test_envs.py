@@ -5,7 +5,7 @@ import pytest
 
 from onlyforward.core.errors import UsageError
 from onlyforward.core.keys import Key
-from onlyforward.decide.envs import supply_chain
+from onlyforward.decide.envs import kernels_market, supply_chain
 from onlyforward.decide.envs.base import BatchEnv
 from onlyforward.decide.envs.kernels import compiled, simulate
 from onlyforward.decide.envs.register import ENVIRONMENTS, make, parse_settings, register
@@ -104,6 +104,18 @@ def test_a_compiled_period_is_the_plain_one_to_the_bit(backend, monkeypatch):
     seen, rewards = play(environment, actions, 0, 300)
     monkeypatch.setattr(supply_chain, "MANY", 10**9)
     plain_seen, plain_rewards = play(SupplyChain(environment.parameters), actions, 0, 300)
+    assert np.array_equal(seen, plain_seen)
+    assert np.array_equal(rewards, plain_rewards)
+
+
+@pytest.mark.parametrize("name", ["DynamicPricing", "Recommendation", "JointSeason", "JointReplenish"])
+def test_compiled_customers_choose_as_the_plain_ones_to_the_bit(name, monkeypatch):
+    pytest.importorskip("numba")
+    environment = make(name)
+    actions = random_actions(environment, 300, np.random.Generator(np.random.Philox(8)))
+    seen, rewards = play(environment, actions, 0, 300)
+    monkeypatch.setattr(kernels_market, "MANY", 10**9)
+    plain_seen, plain_rewards = play(environment, actions, 0, 300)
     assert np.array_equal(seen, plain_seen)
     assert np.array_equal(rewards, plain_rewards)
 

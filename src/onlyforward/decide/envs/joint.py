@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from onlyforward.core.checks import check_range
 from onlyforward.core.errors import UsageError
 from onlyforward.decide.envs.base import Array, Environment, Reference, Space, State
+from onlyforward.decide.envs.kernels_market import market_kernels
 
 if TYPE_CHECKING:
     from onlyforward.decide.exact.joint import Season
@@ -124,9 +125,13 @@ class Market(Environment):
         n, p = self.items, self.parameters
         price = self.prices[action[:, n : 2 * n].T]
         weight = self.xp.exp(self.utility - price + (self.places == action[:, 2 * n]) * p.boost)
+        uniform = state["uniform"][state["t"]]
+        compiled = market_kernels(uniform)
+        if compiled:
+            sold, revenue = compiled.sales(uniform, weight, price, state["stock"])
+            return sold, revenue
         reach = weight.cumsum(0)
-        uniform = state["uniform"][state["t"]] * (1 + reach[-1])[:, None]
-        below = self.reals(uniform >= reach[:, :, None]).sum(2)
+        below = self.reals(uniform * (1 + reach[-1])[:, None] >= reach[:, :, None]).sum(2)
         # Customers above item i's bound but below item i + 1's want item i + 1; all are above "item -1".
         wanted = self.xp.concatenate((below[:1] * 0 + p.customers, below[:-1])) - below
         sold = self.xp.minimum(wanted, state["stock"])

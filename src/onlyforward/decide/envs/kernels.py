@@ -18,13 +18,15 @@ if TYPE_CHECKING:
 BLOCK = 1024
 """Episodes whose whole state stays in a core's cache while time passes."""
 
+MANY = 256
+"""Episodes from which a compiled period (the same bits) is worth compiling."""
+
 
 @cache
 def compiled_trade() -> Callable[..., Any] | None:
     """`supply_chain.trade` compiled for float32 numpy arrays: its arguments, returns and bits; None without numba."""
     if importlib.util.find_spec("numba") is None:
         return None
-    import numba
 
     # Without contraction to fused multiply-adds: the plain arrays' roundings.
     def trade(arriving, stock, demand, orders, fees, keeping, price, outside):  # type: ignore[no-untyped-def]
@@ -46,16 +48,22 @@ def compiled_trade() -> Callable[..., Any] | None:
             reward[b] = (reward[b] + price * first[b]) + outside * top[b]
         return both, sold, reward
 
-    try:
-        kernel = numba.njit(cache=True)(trade)
-    except RuntimeError:
-        # There is no folder that the compiled code can be kept in.
-        kernel = numba.njit(trade)
+    kernel = kept(trade)
 
     def call(arriving, stock, demand, orders, fees, keeping, ends):  # type: ignore[no-untyped-def]
         return kernel(arriving, stock, demand, orders, fees, keeping, np.float32(ends[0]), np.float32(ends[1]))
 
     return call
+
+
+def kept(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A function compiled by numba, its machine code kept on disk where there is a folder for it."""
+    import numba
+
+    try:
+        return numba.njit(cache=True)(function)  # type: ignore[no-any-return]
+    except RuntimeError:
+        return numba.njit(function)  # type: ignore[no-any-return]
 
 
 @cache

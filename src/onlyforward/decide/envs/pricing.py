@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from onlyforward.core.checks import check_choice, check_range
 from onlyforward.decide.envs.base import Array, Environment, Reference, Space, State
+from onlyforward.decide.envs.kernels_market import market_kernels
 
 
 @dataclass(frozen=True)
@@ -100,14 +101,21 @@ class DynamicPricing(Environment):
         """Demand is the uniform's quantile of Poisson(rate of the price); reward = price times what stock allows."""
         price, uniform = action[:, 0], state["uniform"][state["t"]]
         mean = buyers(self.parameters, price, self.xp)
-        chance = total = self.xp.exp(-mean)
-        wanted = self.reals(uniform >= total)
-        for count in range(1, self.most):
-            chance = chance * mean / count
-            total = total + chance
-            wanted = wanted + (uniform >= total)
-        sold = self.xp.minimum(wanted, state["stock"])
+        sold = self.xp.minimum(self.wanted(uniform, mean), state["stock"])
         return {**state, "t": state["t"] + 1, "stock": state["stock"] - sold}, price * sold
+
+    def wanted(self, uniform: Array, mean: Array) -> Array:
+        """Quantile of Poisson(mean) at the uniform: [B]."""
+        chance = total = self.xp.exp(-mean)
+        compiled = market_kernels(uniform)
+        if compiled:
+            return compiled.demand(uniform, mean, total, self.most)
+        count = self.reals(uniform >= total)
+        for k in range(1, self.most):
+            chance = chance * mean / k
+            total = total + chance
+            count = count + (uniform >= total)
+        return count
 
     def references(self) -> dict[str, Reference]:
         """Revenue of the optimum (closed form for exponential demand), of the slots' own, and of one fixed price."""

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from onlyforward.core.checks import check_range
 from onlyforward.core.errors import UsageError
 from onlyforward.decide.envs.base import Array, Environment, Reference, Space, State
+from onlyforward.decide.envs.kernels_market import market_kernels
 
 TASTES = (
     (1.0, 0.6, 0.2, -0.2, -0.6, -1.0, -1.4, -1.8),
@@ -87,14 +88,18 @@ class Recommendation(Environment):
 
     def advance(self, state: State, action: Array) -> tuple[State, Array]:
         """The user takes item i of the slate with chance w_i / (1 + sum of the slate's w): reward is its margin."""
+        uniform = state["uniform"][state["t"]]
+        compiled = market_kernels(uniform)
+        if compiled:
+            pick, shown, taken = compiled.choice(uniform, state["weights"], action, state["shown"], state["taken"])
+            return {**state, "t": state["t"] + 1, "shown": shown, "taken": taken}, self.margins[pick]
         slate = action.T
         offered = self.places == slate[0]
         for place in slate[1:]:
             offered = offered | (self.places == place)
         weights = state["weights"] * offered
         reach = weights.cumsum(0)
-        uniform = state["uniform"][state["t"]] * (1 + reach[-1])
-        pick = (uniform >= reach).sum(0)
+        pick = (uniform * (1 + reach[-1]) >= reach).sum(0)
         moved = {
             "t": state["t"] + 1,
             "shown": state["shown"] + offered,

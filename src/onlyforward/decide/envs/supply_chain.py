@@ -17,10 +17,7 @@ from numpy.typing import NDArray
 from onlyforward.core.checks import check_choice, check_range
 from onlyforward.core.errors import UsageError
 from onlyforward.decide.envs.base import Array, Environment, Reference, Space, State
-from onlyforward.decide.envs.kernels import compiled_trade
-
-MANY = 256
-"""Episodes from which a compiled period (the same bits) is worth compiling."""
+from onlyforward.decide.envs.kernels import MANY, compiled_trade
 
 
 @dataclass(frozen=True)
