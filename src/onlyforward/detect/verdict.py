@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 HONEST = (
     "At 12 qubits or fewer the model is classically simulable: it is quantum-hardware-ready and has few parameters, and"
-    " plain PCA reconstruction or Ledoit-Wolf on the same rows equals or beats it on MNIST."
+    " plain PCA reconstruction or Ledoit-Wolf on the same rows beats it on digits and is a hundredth behind on MNIST."
 )
 
 
