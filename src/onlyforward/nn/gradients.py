@@ -24,10 +24,13 @@ def take(engine: LikelihoodRatio, site: Site, delta: Tensor, found: dict[nn.Para
     if site.call.graph is not None:
         graph_gradients(engine, site.call.graph, delta / data, found)
         return
-    for name, value in pulled(engine, site, delta / (data * site.share)).items():
+    delta = delta / (data * site.share)
+    for name, value in pulled(engine, site, delta).items():
         parameter = site.call.module.get_parameter(name)
         if parameter.requires_grad:
             add_gradient(found, parameter, value)
+    if (upstream := site.upstream(delta)) is not None:
+        graph_gradients(engine, *upstream, found)
 
 
 def pulled(engine: LikelihoodRatio, site: Site, delta: Tensor) -> Mapping[str, Tensor]:

@@ -29,6 +29,7 @@ class Call:
         part: index of the part of the walk it lies in.
         order: number of the call within the part.
         graph: output with an autograd graph, where backpropagation goes on upstream.
+        feed: input sequence with an autograd graph, where it goes on upstream of a time loop.
         state: what a time loop keeps for its sites.
     """
 
@@ -40,6 +41,7 @@ class Call:
     part: int
     order: int
     graph: Tensor | None = None
+    feed: Tensor | None = None
     state: Any = None
 
 
@@ -71,6 +73,10 @@ class Site:
     def pull(self, delta: Tensor) -> dict[str, Tensor]:
         """Gradients of the module's parameters for a cotangent delta [b, *site], summed over the data."""
         return pulled(self.call.module, self.call.inputs, self.call.named, delta)
+
+    def upstream(self, delta: Tensor) -> tuple[Tensor, Tensor] | None:
+        """The input that has a graph of its own behind it, and its cotangent; a plain site's graph is the call's."""
+        return None
 
 
 def pulled(module: nn.Module, inputs: tuple[Any, ...], named: Mapping[str, Any], delta: Tensor) -> dict[str, Tensor]:
