@@ -1,0 +1,33 @@
+"""The order in which an epoch takes its data."""
+
+import torch
+
+from onlyforward.core.keys import Key
+from onlyforward.data.sets import Dataset
+from onlyforward.train.loop import batch_order
+
+SIZE = 8
+
+
+def dataset(lengths):
+    count = 205
+    x, y = torch.zeros(count, 3), torch.zeros(count, dtype=torch.long)
+    return Dataset("own", "table" if lengths is None else "text", x, y, x, y, 2, ("0", "1"), "", lengths_train=lengths)
+
+
+def test_texts_of_similar_length_share_a_batch_and_every_text_has_its_turn():
+    lengths = torch.randint(1, 60, (205,), generator=torch.Generator().manual_seed(1))
+    orders = [batch_order(dataset(lengths), SIZE, Key(step=epoch)) for epoch in (0, 1)]
+    for order in orders:
+        assert order.sort().values.tolist() == list(range(205))
+        longest = sum(int(lengths[batch].max()) for batch in order.split(SIZE))
+        plain = sum(int(lengths[batch].max()) for batch in torch.randperm(205).split(SIZE))
+        assert longest < 0.7 * plain
+        means = torch.stack([lengths[batch].float().mean() for batch in order[:160].split(SIZE)])
+        assert not torch.equal(means, means.sort().values)
+    assert not torch.equal(*orders)
+
+
+def test_data_without_lengths_are_permuted_alone():
+    key = Key(step=3)
+    assert torch.equal(batch_order(dataset(None), SIZE, key), torch.randperm(205, generator=key.generator()))
