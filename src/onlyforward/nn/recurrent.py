@@ -68,7 +68,7 @@ def gates(module: Any, suffix: str, projected: Tensor, hidden: Hidden) -> Tensor
 
 
 def tanh(x: Tensor) -> Tensor:
-    """The hyperbolic tangent: on a processor as 1 - 2 s(-2x), right to 1e-7, because its sigmoid takes a sixth of the time."""
+    """The hyperbolic tangent: on a processor 1 - 2 s(-2x), right to 1e-7; its sigmoid takes a sixth of the time."""
     if x.device.type != "cpu" or x.dtype in (torch.float16, torch.bfloat16):
         return x.tanh()
     return torch.rsub((-2 * x).sigmoid(), 1, alpha=2)
@@ -136,9 +136,14 @@ def record_steps(call: Call, disturb: Callable[[str, Tensor], Tensor] | None = N
                 lane.outputs[t] = hidden[0]
             lane.last = hidden
             call.state.append(lane)
-            outs.append(torch.stack([lane.outputs[t] for t in range(value.shape[1])], dim=1))
+            outs.append(in_order(lane.outputs))
         value = outs[0] if len(outs) == 1 else torch.cat(outs, dim=-1)
     return packed(module, value, [lane.last for lane in call.state])
+
+
+def in_order(outputs: dict[int, Tensor]) -> Tensor:
+    """Outputs of all times [rows, T, units]; time comes first in memory, as in torch's own: no strided copies."""
+    return torch.stack([outputs[t] for t in range(len(outputs))]).movedim(0, -2)
 
 
 def step_path(call: Call, suffix: str, time: int) -> str:
@@ -209,7 +214,7 @@ class StepSite(Site):
                 else:
                     outputs, final = self.whole(module, lane, value, layout)
                 last.append(final)
-                outs.append(torch.stack([outputs[t] for t in range(len(outputs))], dim=-2))
+                outs.append(in_order(outputs))
             value = outs[0] if len(outs) == 1 else torch.cat(outs, dim=-1)
         assert value is not None
         return packed(module, value, last)
@@ -255,16 +260,15 @@ class StepSite(Site):
             found |= {f"bias_ih{lane.suffix}": into.sum(0), f"bias_hh{lane.suffix}": fed.sum(0)}
         return found
 
-    def upstream(self, delta: Tensor) -> tuple[Tensor, Tensor] | None:
-        """x_t [b, features] and delta_t W_x; a layer above the first reads what sites below it answer for."""
-        module: Any = self.call.module
-        lane: Lane = self.call.state[self.lane]
-        if self.call.feed is None or not lane.suffix.startswith("_l0"):
-            return None
-        weight = module.get_parameter(f"weight_ih{lane.suffix}").detach()
-        with torch.enable_grad():
-            x = batch_first(module, self.call.feed)[:, self.time]
-        return x, delta[:, : len(weight)] @ weight
+    def hand_on(self, delta: Tensor) -> None:
+        """delta_t W_x, the cotangent of x_t; a layer above the first reads what sites below it answer for."""
+        call, lane = self.call, self.call.state[self.lane]
+        if call.feed is None or not lane.suffix.startswith("_l0"):
+            return
+        if call.cotangent is None:
+            call.cotangent = torch.zeros_like(call.feed)
+        weight = call.module.get_parameter(f"weight_ih{lane.suffix}").detach()
+        batch_first(call.module, call.cotangent)[:, self.time] += delta[:, : len(weight)] @ weight
 
 
 def step_sites(call: Call) -> list[Site]:

@@ -30,6 +30,7 @@ class Call:
         order: number of the call within the part.
         graph: output with an autograd graph, where backpropagation goes on upstream.
         feed: input sequence with an autograd graph, where it goes on upstream of a time loop.
+        cotangent: of `feed`, as far as the call's sites have handed it on.
         state: what a time loop keeps for its sites.
     """
 
@@ -42,6 +43,7 @@ class Call:
     order: int
     graph: Tensor | None = None
     feed: Tensor | None = None
+    cotangent: Tensor | None = None
     state: Any = None
 
 
@@ -74,9 +76,8 @@ class Site:
         """Gradients of the module's parameters for a cotangent delta [b, *site], summed over the data."""
         return pulled(self.call.module, self.call.inputs, self.call.named, delta)
 
-    def upstream(self, delta: Tensor) -> tuple[Tensor, Tensor] | None:
-        """The input that has a graph of its own behind it, and its cotangent; a plain site's graph is the call's."""
-        return None
+    def hand_on(self, delta: Tensor) -> None:
+        """Add to the cotangent of the call's `feed`; a plain site's graph is the call's own."""
 
 
 def pulled(module: nn.Module, inputs: tuple[Any, ...], named: Mapping[str, Any], delta: Tensor) -> dict[str, Tensor]:
