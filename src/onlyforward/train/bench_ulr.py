@@ -138,8 +138,6 @@ def lstm(options: BenchOptions, context: Context, result: Result) -> None:
 
 def sst2(options: BenchOptions, context: Context, result: Result) -> None:
     """Embedding, LSTM, mean over words; the epoch of every arm is chosen on the stored validation part."""
-    note = (
-        "32 of 128 directions at each word in turn; the embedding by the cotangents of the steps that read it"
-    )
+    note = "32 of 128 directions at each word in turn; the embedding by the cotangents of the steps that read it"
     arms = {"bp": arm("bp", note="backpropagation through time"), "lr": arm("lr", note=note)}
     compare(options, context, result, "sst2", "lstm", load("sst2"), arms)
