@@ -1,10 +1,12 @@
-"""The order in which an epoch takes its data."""
+"""The order in which an epoch takes its data, and the loss."""
 
+import pytest
 import torch
+from torch.nn import functional as F
 
 from onlyforward.core.keys import Key
 from onlyforward.data.sets import Dataset
-from onlyforward.train.loop import batch_order
+from onlyforward.train.loop import batch_order, cross_entropy
 
 SIZE = 8
 
@@ -31,3 +33,13 @@ def test_texts_of_similar_length_share_a_batch_and_every_text_has_its_turn():
 def test_data_without_lengths_are_permuted_alone():
     key = Key(step=3)
     assert torch.equal(batch_order(dataset(None), SIZE, key), torch.randperm(205, generator=key.generator()))
+
+
+@pytest.mark.parametrize("rows", [1, 64, 1000])
+@pytest.mark.parametrize("shape", [(10,), (2,), (4, 5)])
+def test_cross_entropy_is_torchs_own_to_the_bit_and_so_is_its_slope(rows, shape):
+    output = (3 * torch.randn(rows, *shape, generator=torch.Generator().manual_seed(rows))).requires_grad_()
+    target = torch.arange(rows * (shape[1] if len(shape) > 1 else 1)).reshape(rows, *shape[1:]) % shape[0]
+    ours, torchs = cross_entropy(output, target), F.cross_entropy(output, target, reduction="none")
+    assert torch.equal(ours, torchs)
+    assert torch.allclose(*(torch.autograd.grad(losses.sum(), output)[0] for losses in (ours, torchs)), atol=1e-7)
