@@ -2,10 +2,12 @@
 
 import pytest
 import torch
+from torch import nn
 from torch.nn import functional as F
 
 from onlyforward.core.keys import Key
 from onlyforward.data.sets import Dataset
+from onlyforward.nn.engine import LikelihoodRatio
 from onlyforward.train.loop import batch_order, cross_entropy
 
 SIZE = 8
@@ -42,4 +44,19 @@ def test_cross_entropy_is_torchs_own_to_the_bit_and_so_is_its_slope(rows, shape)
     target = torch.arange(rows * (shape[1] if len(shape) > 1 else 1)).reshape(rows, *shape[1:]) % shape[0]
     ours, torchs = cross_entropy(output, target), F.cross_entropy(output, target, reduction="none")
     assert torch.equal(ours, torchs)
-    assert torch.allclose(*(torch.autograd.grad(losses.sum(), output)[0] for losses in (ours, torchs)), atol=1e-7)
+    slopes = [torch.autograd.grad(losses.sum(), output)[0] for losses in (ours, torchs)]
+    assert torch.allclose(*slopes, atol=1e-7)
+    assert torch.allclose(cross_entropy.slope(output.detach(), target), slopes[1], atol=1e-6)
+
+
+def test_a_loss_that_knows_its_slope_spares_autograd_and_changes_no_gradient(monkeypatch):
+    x, y = torch.randn(16, 5), torch.arange(16) % 3
+    found = []
+    for loss_fn in (lambda output, target: F.cross_entropy(output, target, reduction="none"), cross_entropy):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(5, 8), nn.Tanh(), nn.Linear(8, 3))
+        LikelihoodRatio(model, copies=8).backward(loss_fn, x, y)
+        found.append([p.grad for p in model.parameters()])
+        monkeypatch.setattr(torch.autograd, "grad", None)
+    for autograds, ours in zip(*found, strict=True):
+        assert torch.allclose(autograds, ours, atol=1e-6)

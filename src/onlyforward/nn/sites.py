@@ -183,7 +183,8 @@ def trained_names(module: nn.Module) -> tuple[str, ...]:
 
 def learns(module: nn.Module) -> bool:
     """Whether any parameter of a unit requires a gradient."""
-    return any(p.requires_grad for p in module.parameters())
+    own = module._parameters.values()
+    return any(p is not None and p.requires_grad for p in own) or any(p.requires_grad for p in module.parameters())
 
 
 def is_unit(module: nn.Module) -> bool:

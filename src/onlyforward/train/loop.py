@@ -26,14 +26,25 @@ if TYPE_CHECKING:
 LossFn = Callable[["Tensor", "Tensor"], "Tensor"]
 
 
-def cross_entropy(output: Tensor, target: Tensor) -> Tensor:
+class CrossEntropy:
     """Cross-entropy per datum [b]; of outputs [b, classes] the same bits as torch's, in a quarter of the time.
 
     Torch's log_softmax works through many rows at once if the classes are not its last dimension.
     """
-    if output.dim() != 2:
-        return F.cross_entropy(output, target, reduction="none")
-    return F.nll_loss(F.log_softmax(output.t(), 0).t(), target, reduction="none")
+
+    def __call__(self, output: Tensor, target: Tensor) -> Tensor:
+        """Losses [b] of outputs [b, classes]; of [b, classes, m] one per position, [b, m]."""
+        if output.dim() != 2:
+            return F.cross_entropy(output, target, reduction="none")
+        return F.nll_loss(F.log_softmax(output.t(), 0).t(), target, reduction="none")
+
+    def slope(self, output: Tensor, target: Tensor) -> Tensor:
+        """dL_b / d output_b = softmax - one-hot: [b, classes, ...]."""
+        found = torch.softmax(output.transpose(0, 1), 0).transpose(0, 1)
+        return found.scatter_add_(1, target[:, None], found.new_full((), -1.0).expand_as(target[:, None]))
+
+
+cross_entropy = CrossEntropy()
 
 
 def zero_one(output: Tensor, target: Tensor) -> Tensor:
