@@ -11,6 +11,7 @@ from onlyforward.run.benchmark import run_cases
 from onlyforward.train import bench_adapt, bench_ulr_cut, bench_ulr_speed
 from onlyforward.train.bench_gpu import gpu
 from onlyforward.train.bench_ulr_cosine import cosine
+from onlyforward.train.bench_ulr_text import text_cosine
 from onlyforward.train.bench_workers import workers
 from onlyforward.train.study import arm, compare
 
@@ -34,6 +35,7 @@ def run(options: BenchOptions, context: Context) -> Result:
         "gcn": gcn,
         "lstm": lstm,
         "sst2": sst2,
+        "text-cosine": text_cosine,
         "speed": bench_ulr_speed.speed,
         "workers": workers,
         "adapt": bench_adapt.adapt,
