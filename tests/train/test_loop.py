@@ -1,5 +1,7 @@
 """The order in which an epoch takes its data, and the loss."""
 
+import math
+
 import pytest
 import torch
 from torch import nn
@@ -8,6 +10,7 @@ from torch.nn import functional as F
 from onlyforward.core.keys import Key
 from onlyforward.data.sets import Dataset
 from onlyforward.nn.engine import LikelihoodRatio
+from onlyforward.train.extras import mean_kappa
 from onlyforward.train.loop import batch_order, cross_entropy
 
 SIZE = 8
@@ -60,3 +63,11 @@ def test_a_loss_that_knows_its_slope_spares_autograd_and_changes_no_gradient(mon
         monkeypatch.setattr(torch.autograd, "grad", None)
     for autograds, ours in zip(*found, strict=True):
         assert torch.allclose(autograds, ours, atol=1e-6)
+
+
+def test_the_mean_kappa_leaves_out_sites_that_no_datum_reaches():
+    class Method:
+        def measured(self, *batch):
+            return {"rnn@0": {"kappa": 2.0}, "rnn@1": {"kappa": 4.0}, "rnn@40": {"kappa": math.nan}}
+
+    assert mean_kappa(Method(), (None, None, None)) == 3.0
