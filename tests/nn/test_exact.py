@@ -130,6 +130,16 @@ MODELS = {
 }
 
 
+class Words(nn.Module):
+    def __init__(self, kind, **options):
+        super().__init__()
+        self.embedding, self.rnn = nn.Embedding(9, 3, padding_idx=0), kind(3, 4, batch_first=True, **options)
+        self.head = nn.Linear(self.rnn.hidden_size * (2 if self.rnn.bidirectional else 1), 3)
+
+    def forward(self, x):
+        return self.head(self.rnn(self.embedding(x))[0].mean(1))
+
+
 def losses(output, target):
     return F.cross_entropy(output, target, reduction="none")
 
@@ -163,6 +173,23 @@ def test_exact_mode_equals_autograd(name):
     for parameter, value in truth.items():
         assert (found[parameter] - value).abs().max() < 1e-4 * scale, parameter
     assert loss.item() == pytest.approx(losses(model(x), y).mean().item())
+
+
+@pytest.mark.parametrize("kind", [nn.RNN, nn.LSTM, nn.GRU])
+@pytest.mark.parametrize("options", [{}, {"num_layers": 2, "bidirectional": True}])
+def test_words_learn_from_the_cotangents_of_the_steps_that_read_them(kind, options):
+    """Noise at the gates alone: the embedding's gradient is sum_t delta_t W_x, and no backpropagation through time."""
+    torch.manual_seed(3)
+    model = Words(kind, **options).double()
+    x, y = torch.randint(1, 9, (4, 3)), torch.tensor([0, 1, 2, 0])
+    losses(model(x), y).mean().backward()
+    truth = gradients(model)
+    engine = LikelihoodRatio(model, plan={"embedding": "bp"}, copies=32, sigma=1e-4, noise="hadamard", pairing="pairs")
+    engine.backward(losses, x, y)
+    found = gradients(model)
+    for parameter, value in truth.items():
+        assert (found[parameter] - value).abs().max() < 1e-4 * float(value.abs().max()), parameter
+    assert not any("embedding" in site for site in engine.memory)
 
 
 @pytest.mark.parametrize("name", [name for name in MODELS if name != "leaky integrators"])

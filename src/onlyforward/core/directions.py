@@ -242,7 +242,8 @@ def random_signs(shape: Shape, generator: torch.Generator) -> Tensor:
     """Fair signs +-1, eight to a random byte: several times faster than one Bernoulli draw each."""
     size = math.prod(shape)
     bytes_ = torch.randint(256, (-(-size // 8),), generator=generator)
-    return byte_signs()[bytes_].reshape(-1)[:size].reshape(shape)
+    signs = byte_signs().index_select(0, bytes_)
+    return (signs if signs.numel() == size else signs.reshape(-1)[:size]).reshape(shape)
 
 
 @lru_cache(maxsize=4)

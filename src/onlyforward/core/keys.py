@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any
 
@@ -36,7 +36,7 @@ class Key:
 
     def at(self, **coordinates: Any) -> Key:
         """The key with some coordinates replaced."""
-        return replace(self, **coordinates)
+        return Key(**{**vars(self), **coordinates})
 
     @property
     def seed(self) -> int:

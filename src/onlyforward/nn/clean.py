@@ -22,7 +22,8 @@ def clean_losses(
 ) -> tuple[Tensor, Tensor | None]:
     """Losses [b] or [b, m] of the clean run, and the length [b] of their slope at an exact head.
 
-    The exact head and backpropagated parts deposit their gradients.
+    The exact head and backpropagated parts deposit their gradients. A loss that has a method `slope(output, target)`
+    gives its own derivative; any other is differentiated by autograd, alone.
     """
     output, data, slope = tape.output, tape.data, None
     head = tape.calls[-1] if engine.head is not None and engine.kind_of(engine.head) == "exact" else None
@@ -31,6 +32,10 @@ def clean_losses(
             losses = objective.clean(output, data)
             graph_gradients(engine, losses.sum() / data, None, found)
         losses = losses.detach()
+    elif head is not None and hasattr(objective.loss_fn, "slope"):
+        losses, slope = objective.clean(output, data), objective.loss_fn.slope(output, objective.target)
+        engine.smooth_loss = True
+        take(engine, Site(head.path, head, head.output), slope, found, data)
     elif head is not None:
         with torch.enable_grad():
             leaf = output.detach().requires_grad_()

@@ -25,7 +25,7 @@ from onlyforward.nn.choices import RECHECK, choose_noise, choose_pairing
 from onlyforward.nn.clean import check_flow, clean_losses
 from onlyforward.nn.costs import Costs, count_costs
 from onlyforward.nn.credit import GraphCredit, PositionCredit, credited, edges_of, position_credit
-from onlyforward.nn.gradients import deposit, finite, quiet, take
+from onlyforward.nn.gradients import deposit, finite, hand_on, quiet, take
 from onlyforward.nn.joint import check_injection, joint_deltas
 from onlyforward.nn.learned import Slopes
 from onlyforward.nn.levels import MODES, Levels
@@ -201,6 +201,7 @@ class LikelihoodRatio:
         with self.started(loss_fn, *inputs) as begun:
             for site, delta in self.deltas(begun):
                 take(self, site, delta, begun.found, begun.data)
+            hand_on(self, begun.tape.calls, begun.found)
         deposit(self, begun.found)
         self.steps += 1
         return begun.clean.mean() if begun.clean.dim() == 1 else begun.clean.sum(1).mean()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from onlyforward.core.errors import Diverged, UsageError
 from onlyforward.nn.plan import planned
-from onlyforward.nn.sites import Site
+from onlyforward.nn.sites import Call, Site
 
 if TYPE_CHECKING:
     from onlyforward.nn.engine import LikelihoodRatio
@@ -24,10 +24,19 @@ def take(engine: LikelihoodRatio, site: Site, delta: Tensor, found: dict[nn.Para
     if site.call.graph is not None:
         graph_gradients(engine, site.call.graph, delta / data, found)
         return
-    for name, value in pulled(engine, site, delta / (data * site.share)).items():
+    delta = delta / (data * site.share)
+    for name, value in pulled(engine, site, delta).items():
         parameter = site.call.module.get_parameter(name)
         if parameter.requires_grad:
             add_gradient(found, parameter, value)
+    site.hand_on(delta)
+
+
+def hand_on(engine: LikelihoodRatio, calls: Iterable[Call], found: dict[nn.Parameter, Tensor]) -> None:
+    """Backpropagate, once per call, what the sites of time loops have handed on."""
+    for call in calls:
+        if call.feed is not None and call.cotangent is not None:
+            graph_gradients(engine, call.feed, call.cotangent, found)
 
 
 def pulled(engine: LikelihoodRatio, site: Site, delta: Tensor) -> Mapping[str, Tensor]:

@@ -46,7 +46,7 @@ class Lagged:
         with engine.started(loss_fn, *inputs) as begun:
             jobs = list(engine.jobs(begun))
         for site, _, _ in jobs:
-            if rule_for(site.call.module) is local_vjp or site.call.graph is not None:
+            if rule_for(site.call.module) is local_vjp or site.call.graph is not None or site.call.feed is not None:
                 raise UsageError(
                     f"{site.path} ({type(site.call.module).__name__}) has no closed-form rule", "Use --lag 0"
                 )

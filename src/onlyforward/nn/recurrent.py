@@ -52,27 +52,39 @@ def parameter(module: nn.Module, name: str) -> Tensor | None:
 
 
 def gates(module: Any, suffix: str, projected: Tensor, hidden: Hidden) -> Tensor:
-    """Pre-activation u_t [rows, D] from W_x x_t + b_x and the state; a GRU's has four parts: r, z, n_x, n_h."""
+    """Pre-activation u_t [rows, D] from W_x x_t + b_x and the state; a GRU's has four parts: r, z, n_x, n_h.
+
+    Without them, n b rows may share a projection [b, D].
+    """
     fed = torch.nn.functional.linear(
         hidden[0], parameter(module, f"weight_hh{suffix}"), parameter(module, f"bias_hh{suffix}")
     )
     if isinstance(module, nn.GRU):
         two = 2 * module.hidden_size
         return torch.cat((projected[..., :two] + fed[..., :two], projected[..., two:], fed[..., two:]), dim=-1)
-    return projected + fed
+    if len(projected) == len(fed):
+        return projected + fed
+    return (projected + fed.unflatten(0, (-1, len(projected)))).flatten(0, 1)
+
+
+def tanh(x: Tensor) -> Tensor:
+    """The hyperbolic tangent: on a processor 1 - 2 s(-2x), right to 1e-7; its sigmoid takes a sixth of the time."""
+    if x.device.type != "cpu" or x.dtype in (torch.float16, torch.bfloat16):
+        return x.tanh()
+    return torch.rsub((-2 * x).sigmoid(), 1, alpha=2)
 
 
 def advance(module: Any, u: Tensor, hidden: Hidden) -> Hidden:
     """The state after the pre-activation u."""
     if isinstance(module, nn.LSTM):
         i, f, g, o = u.chunk(4, dim=-1)
-        c = f.sigmoid() * hidden[1] + i.sigmoid() * g.tanh()
-        return o.sigmoid() * c.tanh(), c
+        c = f.sigmoid() * hidden[1] + i.sigmoid() * tanh(g)
+        return o.sigmoid() * tanh(c), c
     if isinstance(module, nn.GRU):
         r, z, nx, nh = u.chunk(4, dim=-1)
         z = z.sigmoid()
-        return ((1 - z) * (nx + r.sigmoid() * nh).tanh() + z * hidden[0],)
-    return (u.tanh() if module.nonlinearity == "tanh" else u.relu(),)
+        return ((1 - z) * tanh(nx + r.sigmoid() * nh) + z * hidden[0],)
+    return (tanh(u) if module.nonlinearity == "tanh" else u.relu(),)
 
 
 def lanes(module: Any) -> list[list[tuple[str, bool]]]:
@@ -124,9 +136,14 @@ def record_steps(call: Call, disturb: Callable[[str, Tensor], Tensor] | None = N
                 lane.outputs[t] = hidden[0]
             lane.last = hidden
             call.state.append(lane)
-            outs.append(torch.stack([lane.outputs[t] for t in range(value.shape[1])], dim=1))
-        value = torch.cat(outs, dim=-1)
+            outs.append(in_order(lane.outputs))
+        value = outs[0] if len(outs) == 1 else torch.cat(outs, dim=-1)
     return packed(module, value, [lane.last for lane in call.state])
+
+
+def in_order(outputs: dict[int, Tensor]) -> Tensor:
+    """Outputs of all times [rows, T, units]; time comes first in memory, as in torch's own: no strided copies."""
+    return torch.stack([outputs[t] for t in range(len(outputs))]).movedim(0, -2)
 
 
 def step_path(call: Call, suffix: str, time: int) -> str:
@@ -197,8 +214,8 @@ class StepSite(Site):
                 else:
                     outputs, final = self.whole(module, lane, value, layout)
                 last.append(final)
-                outs.append(torch.stack([outputs[t] for t in range(len(outputs))], dim=-2))
-            value = torch.cat(outs, dim=-1)
+                outs.append(in_order(outputs))
+            value = outs[0] if len(outs) == 1 else torch.cat(outs, dim=-1)
         assert value is not None
         return packed(module, value, last)
 
@@ -207,9 +224,11 @@ class StepSite(Site):
         at = lane.order.index(self.time)
         outputs = {t: layout.expand(lane.outputs[t]) for t in lane.order[:at]}
         hidden = layout.expand(lane.hidden[self.time])
+        shared = layout.kind == "rows" and not isinstance(module, nn.GRU)
         for t in lane.order[at:]:
             if t != self.time:
-                u = gates(module, lane.suffix, layout.expand(lane.projected[:, t]), hidden)
+                into = lane.projected[:, t]
+                u = gates(module, lane.suffix, into if shared else layout.expand(into), hidden)
             hidden = advance(module, u, hidden)
             outputs[t] = hidden[0]
         return outputs, hidden
@@ -240,6 +259,16 @@ class StepSite(Site):
         if module.bias:
             found |= {f"bias_ih{lane.suffix}": into.sum(0), f"bias_hh{lane.suffix}": fed.sum(0)}
         return found
+
+    def hand_on(self, delta: Tensor) -> None:
+        """delta_t W_x, the cotangent of x_t; a layer above the first reads what sites below it answer for."""
+        call, lane = self.call, self.call.state[self.lane]
+        if call.feed is None or not lane.suffix.startswith("_l0"):
+            return
+        if call.cotangent is None:
+            call.cotangent = torch.zeros_like(call.feed)
+        weight = call.module.get_parameter(f"weight_ih{lane.suffix}").detach()
+        batch_first(call.module, call.cotangent)[:, self.time] += delta[:, : len(weight)] @ weight
 
 
 def step_sites(call: Call) -> list[Site]:

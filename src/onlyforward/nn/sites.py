@@ -29,6 +29,8 @@ class Call:
         part: index of the part of the walk it lies in.
         order: number of the call within the part.
         graph: output with an autograd graph, where backpropagation goes on upstream.
+        feed: input sequence with an autograd graph, where it goes on upstream of a time loop.
+        cotangent: of `feed`, as far as the call's sites have handed it on.
         state: what a time loop keeps for its sites.
     """
 
@@ -40,6 +42,8 @@ class Call:
     part: int
     order: int
     graph: Tensor | None = None
+    feed: Tensor | None = None
+    cotangent: Tensor | None = None
     state: Any = None
 
 
@@ -71,6 +75,9 @@ class Site:
     def pull(self, delta: Tensor) -> dict[str, Tensor]:
         """Gradients of the module's parameters for a cotangent delta [b, *site], summed over the data."""
         return pulled(self.call.module, self.call.inputs, self.call.named, delta)
+
+    def hand_on(self, delta: Tensor) -> None:
+        """Add to the cotangent of the call's `feed`; a plain site's graph is the call's own."""
 
 
 def pulled(module: nn.Module, inputs: tuple[Any, ...], named: Mapping[str, Any], delta: Tensor) -> dict[str, Tensor]:
@@ -176,7 +183,8 @@ def trained_names(module: nn.Module) -> tuple[str, ...]:
 
 def learns(module: nn.Module) -> bool:
     """Whether any parameter of a unit requires a gradient."""
-    return any(p.requires_grad for p in module.parameters())
+    own = module._parameters.values()
+    return any(p is not None and p.requires_grad for p in own) or any(p.requires_grad for p in module.parameters())
 
 
 def is_unit(module: nn.Module) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -19,7 +19,8 @@ def record(call: Call, kind: str, forward: Callable[..., Any]) -> Any:
     """Run the unit, note its clean output, and return what the network goes on with.
 
     Where backpropagation goes on upstream, a perturbed unit keeps its graph and hands on a detached output: the
-    likelihood ratio's delta is then the cotangent of that graph.
+    likelihood ratio's delta is then the cotangent of that graph. A time loop has no graph of its own: each step's delta
+    becomes the cotangent of the step's input.
     """
     tracked = any(isinstance(x, Tensor) and x.requires_grad for x in call.inputs)
     if kind == "exact":
@@ -33,7 +34,11 @@ def record(call: Call, kind: str, forward: Callable[..., Any]) -> Any:
         out = forward(*call.inputs, **call.named) if tracked else without_graph(forward, call)
         call.output = detached(out)
         return out
-    if tracked:
+    if kind == "lr" and feeds(call):
+        call.feed, call.inputs = call.inputs[0], detached(call.inputs)
+        with torch.no_grad():
+            out = record_steps(call)
+    elif tracked:
         out = forward(*call.inputs, **call.named)
         call.graph = first(out)
         call.inputs = detached(call.inputs)
@@ -47,6 +52,22 @@ def record(call: Call, kind: str, forward: Callable[..., Any]) -> Any:
         out = without_graph(forward, call)
     call.output = detached(out)
     return call.output
+
+
+def feeds(call: Call) -> bool:
+    """Whether a recurrent call has a graph behind its sequence, and none behind its first state."""
+    return (
+        type(call.module) in RECURRENT and has_graph(call.inputs[0]) and not has_graph((*call.inputs[1:], call.named))
+    )
+
+
+def has_graph(value: Any) -> bool:
+    """Whether a tensor in it requires a gradient."""
+    if isinstance(value, Mapping):
+        return has_graph(tuple(value.values()))
+    if isinstance(value, (tuple, list)):
+        return any(map(has_graph, value))
+    return isinstance(value, Tensor) and value.requires_grad
 
 
 def without_graph(forward: Callable[..., Any], call: Call) -> Any:

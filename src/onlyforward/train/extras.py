@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -53,9 +54,12 @@ def cosine_with_backprop(model: nn.Module, method: Any, batch: tuple[Any, Tensor
 
 
 def mean_kappa(method: Any, batch: tuple[Any, Tensor, Tensor]) -> float:
-    """Mean over the sites of the measured kappa: how many data's gradients add up."""
-    stats = method.measured(*batch)
-    return sum(site["kappa"] for site in stats.values()) / max(1, len(stats))
+    """Mean over the sites of the measured kappa: how many data's gradients add up.
+
+    Time steps that no text of the batch reaches have none.
+    """
+    known = [site["kappa"] for site in method.measured(*batch).values() if not math.isnan(site["kappa"])]
+    return sum(known) / len(known) if known else math.nan
 
 
 def attacks(result: Result, model: nn.Module, data: Dataset, *, seed: int) -> None:
