@@ -19,8 +19,8 @@ def exact_sum(chunks: Sequence[Params], *, group: distributed.ProcessGroup | Non
     """Add the pulls of chunks so that any order and any partition over workers gives the same bits.
 
     Per tensor: m = max |x| over all chunks, m < 2^e, k = min(52 - e, 1000), q_c = rint(x_c 2^k) as int64; the result is
-    float64(sum q_c) 2^-k in the input's dtype. Integer addition is associative; the error is at most C 2^-52 m.
-    (derived)
+    float64(sum q_c) 2^-k in the input's dtype. Integer addition is associative; the error is at most C 2^-52 m,
+    and 2^-53 of the sum from its own rounding. (derived)
 
     Args:
         chunks: C <= 1024 mappings with equal names and shapes; with a `group`, this worker's share of them.
