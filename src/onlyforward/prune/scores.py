@@ -54,7 +54,7 @@ def connect(weights: Mapping[str, Tensor], slopes: Mapping[str, Tensor], kappa: 
     found = {}
     for name, slope in slopes.items():
         w = weights[name].double()
-        found[name] = torch.where(slope > 0, w * slope.clamp_min(0).pow(kappa), torch.zeros_like(w))
+        found[name] = w * (slope.clamp_min(0).pow(kappa) if kappa else slope > 0)
     return found
 
 
@@ -129,4 +129,5 @@ def coactivation(weight: Tensor, x: Tensor, gate: Tensor) -> Tensor:
 
 def flow_of(how: Probe, weights: Mapping[str, Tensor], masks: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """D log phi / d|W| of the masked weights, also at the masked places."""
-    return gradients(how, {name: w * masks[name] if name in masks else w for name, w in weights.items()})[0]
+    masked = {name: w * masks[name] if name in masks else w for name, w in weights.items()}
+    return gradients(how, masked, names=list(masks))[0]
