@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from onlyforward.prune.normal import Normal
+from onlyforward.prune.normal import Gain, Normal
 
 
 def by_formula(weight, fan):
@@ -38,3 +38,16 @@ def test_a_layer_of_zeros_stays_zero_with_gradient_zero():
     theta.backward(torch.full((4, 3), 1e30))
     assert bool((theta == 0).all())
     assert bool((weight.grad == 0).all())
+
+
+@pytest.mark.parametrize("shape", [(3, 4), (2, 4, 5), (1, 4, 3, 2)])
+def test_the_gain_of_a_batch_norm_passes_the_numeric_check_twice(shape):
+    generator = torch.Generator().manual_seed(2)
+    x, gamma, root = (torch.rand(s, generator=generator, dtype=torch.float64) + 0.2 for s in (shape, (4,), (4,)))
+    gamma[1] *= -1
+    gain = gamma.abs() * root
+    plain = x * (gain / gain.mean()).view(-1, *(1,) * (len(shape) - 2))
+    assert torch.allclose(Gain.apply(x, gamma, root), plain, rtol=1e-14, atol=0)
+    pair = (x.requires_grad_(), gamma.requires_grad_())
+    assert torch.autograd.gradcheck(lambda a, b: Gain.apply(a, b, root), pair)
+    assert torch.autograd.gradgradcheck(lambda a, b: Gain.apply(a, b, root), pair)

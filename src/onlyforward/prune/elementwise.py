@@ -10,6 +10,7 @@ from torch import Tensor
 
 from onlyforward.prune.mode import Call, Flow, Rule, Signal
 from onlyforward.prune.modules import root
+from onlyforward.prune.normal import Gain
 
 CASTS = {
     "to",
@@ -38,13 +39,16 @@ def batch_norm(call: Call) -> Any:
     eps = call.argument(7, "eps", 1e-5)
     signal = mode.get(x)
     if mode.batch_norm == "off":
-        return mode.put(signal.value, signal.log)
+        return mode.again(signal)
     fold = mode.batch_norm == "fold" and variance is not None
-    root = (variance.detach().to(mode.dtype) + eps).rsqrt() if fold else None
-    if gamma is None and root is None:
-        return mode.put(signal.value, signal.log)
-    gain = root if gamma is None else gamma if root is None else gamma * root
-    return mode.put(signal.value * per_channel(mode.gain(gain), signal.value), signal.log)
+    inverse = (variance.to(mode.dtype) + eps).rsqrt() if fold else None
+    if gamma is None and inverse is None:
+        return mode.again(signal)
+    if gamma is None or inverse is None or mode.normalize == "none":
+        factor = inverse if gamma is None else gamma if inverse is None else gamma * inverse
+        return mode.put(signal.value * per_channel(mode.gain(factor), signal.value), signal.log)
+    scaled: Tensor = Gain.apply(signal.value, gamma.to(mode.dtype), inverse)  # type: ignore[no-untyped-call]
+    return mode.bind(scaled, Signal(scaled, signal.log, signal.pair))
 
 
 def norm_with(place: int, channels_first: bool) -> Rule:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from torch import Tensor
@@ -16,26 +16,24 @@ PLAIN = frozenset(LEAVES) - {Tensor}
 def tensors_of(x: Any) -> list[Tensor]:
     """Every tensor in nested arguments, in order."""
     found: list[Tensor] = []
-    collect(x, found)
+    collect((x,), found)
     return found
 
 
-def collect(x: Any, found: list[Tensor]) -> None:
-    """Append the tensors in `x`."""
-    kind = type(x)
-    if kind in PLAIN:
-        return
-    if kind in (tuple, list):
-        for part in x:
-            if type(part) not in PLAIN:
-                collect(part, found)
-    elif kind is dict:
-        for part in x.values():
-            collect(part, found)
-    elif isinstance(x, Tensor):
-        found.append(x)
-    else:
-        found.extend(leaf for leaf in tree_flatten(x)[0] if isinstance(leaf, Tensor))
+def collect(parts: Iterable[Any], found: list[Tensor]) -> None:
+    """Append the tensors in `parts`."""
+    for x in parts:
+        kind = type(x)
+        if kind in PLAIN:
+            continue
+        if kind in (tuple, list):
+            collect(x, found)
+        elif kind is dict:
+            collect(x.values(), found)
+        elif isinstance(x, Tensor):
+            found.append(x)
+        else:
+            found.extend(leaf for leaf in tree_flatten(x)[0] if isinstance(leaf, Tensor))
 
 
 def mapped(change: Callable[[Any], Any], x: Any) -> Any:

@@ -224,9 +224,11 @@ class Flow(TorchFunctionMode):
         name = canonical(function)
         if name.startswith("get:") and name[4:] not in {"T", "mT", "H", "mH", "data", "real"}:
             return function(*args, **kwargs)
-        tensors = tensors_of((args, kwargs))
-        if not any(id(x) in self.signals for x in tensors):
-            return self.still(function, name, args, kwargs, tensors)
+        # Most operations have their live operand in front: the others need not be looked through.
+        if not args or id(args[0]) not in self.signals:
+            tensors = tensors_of((args, kwargs))
+            if not any(id(x) in self.signals for x in tensors):
+                return self.still(function, name, args, kwargs, tensors)
         if name in SHAPES and args and self.live(args[0]):
             return function(self.get(args[0]).value, *args[1:], **kwargs)
         in_place = name.endswith("_") and not name.startswith("_") and isinstance(args[0], Tensor)
