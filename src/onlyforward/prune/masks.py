@@ -14,6 +14,7 @@ from onlyforward.core.checks import check_choice, check_range
 from onlyforward.core.errors import Diverged, UsageError
 from onlyforward.prune import scores, tropical
 from onlyforward.prune.connect import Probe, gradients, live_flags, probe, sizes
+from onlyforward.prune.quotas import Quotas, Survivors
 
 Masks = dict[str, Tensor]
 SCOPES = ("global", "layer", "erk")
@@ -68,15 +69,11 @@ def safe_masks(
     budget = round((1 - sparsity) * total)
     kept = protected(how, weights, names, budget, total)
     quotas = Quotas(weights, names, scope, kept)
-    masks: dict[str, Tensor] = {}
-    current = weights
-    for step in range(1, steps + 1):
-        scored = scores.connect(current, slopes, kappa)
-        goal = max(budget, round(total * (1 - sparsity) ** (step / steps)))
-        masks = quotas.choose(scored, kept, goal)
-        if step < steps:
-            current = weights | {name: weights[name] * mask for name, mask in masks.items()}
-            slopes, _ = gradients(how, current, names=names)
+    living = Survivors(weights, quotas, kept)
+    for step in range(1, steps):
+        living.cut(slopes, kappa, max(budget, round(total * (1 - sparsity) ** (step / steps))))
+        slopes, _ = gradients(how, living.weights, names=names)
+    masks = quotas.choose(scores.connect(living.weights, slopes, kappa), kept, budget)
     return {name: mask.bool() for name, mask in revive(how, weights, masks, kept, kappa, quotas, budget).items()}
 
 
@@ -136,81 +133,6 @@ def minimum_weights(model: nn.Module, example_inputs: Any, *, ignore: Sequence[s
     grown = tropical.tree(how, weights)
     best = tropical.support(how, weights)
     return min(tropical.count({n: grown[n] for n in slopes}), tropical.count({n: best[n] for n in slopes}))
-
-
-class Quotas:
-    """How a budget is spread over the layers.
-
-    Args:
-        weights: name -> tensor.
-        names: what is pruned.
-        scope: "global", "layer" or "erk".
-        kept: protected flags, which raise a layer's quota where needed.
-    """
-
-    def __init__(
-        self, weights: Mapping[str, Tensor], names: Sequence[str], scope: str, kept: Mapping[str, Tensor]
-    ) -> None:
-        self.names = list(names)
-        self.scope = scope
-        self.sizes = {name: weights[name].numel() for name in names}
-        self.least = {name: int(kept[name].sum()) for name in names}
-        self.shape = {name: weights[name].shape for name in names}
-
-    def split(self, budget: int) -> dict[str, int]:
-        """Weights per layer, summing to the budget exactly."""
-        total = sum(self.sizes.values())
-        if self.scope == "erk":
-            raw = {name: sum(self.shape[name]) for name in self.names}
-        else:
-            raw = dict(self.sizes)
-        share = {name: min(float(self.sizes[name]), budget * raw[name] / sum(raw.values())) for name in self.names}
-        found = {name: min(self.sizes[name], max(self.least[name], int(share[name]))) for name in self.names}
-        # What rounding, full layers and protection leave over or under is settled where there is most room.
-        while (gap := min(budget, total) - sum(found.values())) != 0:
-            sign = 1 if gap > 0 else -1
-            room = {
-                n: self.sizes[n] - found[n] if sign > 0 else found[n] - self.least[n]
-                for n in self.names
-                if (found[n] < self.sizes[n] if sign > 0 else found[n] > self.least[n])
-            }
-            all_room = sum(room.values())
-            if not all_room:
-                break
-            for name, free in sorted(room.items(), key=lambda pair: -pair[1]):
-                gap = min(budget, total) - sum(found.values())
-                if gap == 0:
-                    break
-                move = min(free, max(1, abs(gap) * free // all_room), abs(gap))
-                found[name] += sign * move
-        return found
-
-    def choose(self, scored: Mapping[str, Tensor], kept: Mapping[str, Tensor], budget: int) -> dict[str, Tensor]:
-        """0/1 masks of the best scores, protected ones first."""
-        if self.scope == "global":
-            flat = torch.cat([self.ranked(scored, kept, name) for name in self.names])
-            mask = self.best(flat, min(budget, len(flat)))
-            parts = mask.split([self.sizes[name] for name in self.names])
-            return {name: part.view(self.shape[name]) for name, part in zip(self.names, parts)}
-        found = {}
-        for name, quota in self.split(budget).items():
-            found[name] = self.best(self.ranked(scored, kept, name), quota).view(self.shape[name])
-        return found
-
-    @staticmethod
-    def best(flat: Tensor, count: int) -> Tensor:
-        """A 0/1 vector of the `count` largest scores; few are above 0 after some rounds, and these are ranked alone."""
-        living = (flat > 0).nonzero().flatten()
-        if count <= len(living):
-            places = living[flat.index_select(0, living).topk(count, sorted=False).indices]
-        else:
-            places = flat.topk(count, sorted=False).indices
-        return torch.zeros_like(flat).index_fill_(0, places, 1.0)
-
-    @staticmethod
-    def ranked(scored: Mapping[str, Tensor], kept: Mapping[str, Tensor], name: str) -> Tensor:
-        """Scores with the protected weights above everything."""
-        return scored[name].masked_fill(kept[name], float("inf")).flatten()
 
 
 def revive(

@@ -51,11 +51,12 @@ def connect(weights: Mapping[str, Tensor], slopes: Mapping[str, Tensor], kappa: 
 
     kappa 0 is magnitude, 1 is SynFlow up to the factor phi.
     """
-    found = {}
-    for name, slope in slopes.items():
-        w = weights[name].double()
-        found[name] = w * (slope.clamp_min(0).pow(kappa) if kappa else slope > 0)
-    return found
+    return {name: weighed(weights[name].double(), slope, kappa) for name, slope in slopes.items()}
+
+
+def weighed(size: Tensor, slope: Tensor, kappa: float) -> Tensor:
+    """The same of one tensor: |W| slope^kappa, any shape."""
+    return size * (slope.clamp_min(0).pow_(kappa) if kappa else slope > 0)
 
 
 def share(model: nn.Module, example_inputs: Any, **options: Any) -> dict[str, Tensor]:
