@@ -33,14 +33,14 @@ def borrowed(
     """The model with other weights, in eval mode, hooks silenced and module rules in place; all undone at the end.
 
     It does what torch.func.functional_call does with weights and copies of the buffers, tied ones included, but walks
-    the modules once and not five times: on a deep network of small layers the walks are a fifth of a run.
+    the modules once and not several times: on a deep network of small layers the walks are felt.
 
     Args:
         model: not changed once this is left.
         weights: name -> tensor; a parameter without one keeps its own.
         flow: the mode that will run.
         module_rules: class -> rule.
-        follow: tell the flow the path of the module that runs. It takes hooks on every module, a tenth of a run.
+        follow: tell the flow the path of the module that runs. It takes hooks on every module, which are slow.
     """
     modules = list(model.named_modules())
     lent = substitutes(modules, weights)
