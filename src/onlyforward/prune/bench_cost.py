@@ -25,15 +25,28 @@ if TYPE_CHECKING:
     from onlyforward.run.result import Result
 
 
-def seconds(work: Callable[[], Any], repeats: int) -> float:
-    """Median seconds of `work`, after one run that does not count."""
+def seconds(work: Callable[[], Any]) -> float:
+    """Seconds of processor time: on one thread those of the clock, less what others on the machine take."""
+    begin = time.process_time()
     work()
-    times = []
+    return time.process_time() - begin
+
+
+def ratio(work: Callable[[], Any], unit: Callable[[], Any], repeats: int, *, units: int = 1) -> tuple[float, float]:
+    """Median of time(work) / time(unit) over pairs taken in turn, and the median seconds of `work`.
+
+    A pair is made of neighbours in time, so that a machine that grows slower slows both. A run of each comes first and
+    does not count; `units` runs of the unit stand before and after every work.
+    """
+    work()
+    unit()
+    pairs = []
     for _ in range(repeats):
-        begin = time.perf_counter()
-        work()
-        times.append(time.perf_counter() - begin)
-    return statistics.median(times)
+        before = [seconds(unit) for _ in range(units)]
+        spent = seconds(work)
+        after = [seconds(unit) for _ in range(units)]
+        pairs.append((spent / statistics.mean(before + after), spent))
+    return statistics.median(a for a, _ in pairs), statistics.median(b for _, b in pairs)
 
 
 def training_step(model: nn.Module, batch: int) -> Callable[[], None]:
@@ -74,18 +87,21 @@ def run_cost(result: Result, *, quick: bool, say: Callable[[str], None]) -> None
     example = torch.rand(1, 3, 32, 32)
     connect = CoNNect(model, example)
     say("ResNet-56")
-    measure = seconds(lambda: connect().backward(), repeats)  # type: ignore[no-untyped-call]
     model.train()
-    single = seconds(training_step(model, 1), repeats)
-    full = seconds(training_step(model, 128), repeats)
+
+    def measure() -> None:
+        connect().backward()  # type: ignore[no-untyped-call]
+
+    overhead, spent = ratio(measure, training_step(model, 128), repeats)
+    single, _ = ratio(measure, training_step(model, 1), 5 * repeats)
     parameters = sum(p.numel() * p.element_size() for p in model.parameters())
     forward = saved_bytes(lambda: F.cross_entropy(model.eval()(example), torch.tensor([0])))
     memory = saved_bytes(connect) / (3 * parameters + forward)
-    rows.append(["R, forward and backward / step of batch 128, ResNet-56", measure / full, 0.05, 1000 * measure])
-    rows.append(["the same / step of batch 1", measure / single, 1.5, 1000 * single])
+    rows.append(["R, forward and backward / step of batch 128, ResNet-56", overhead, 0.05, 1000 * spent])
+    rows.append(["the same / step of batch 1", single, 1.5, 1000 * spent])
     rows.append(["memory kept by R / (3 x parameters + a batch-1 forward)", memory, 1.0, None])
-    result.metric("connect_overhead", measure / full, timing=True)
-    result.metric("connect_batch1_ratio", measure / single, timing=True)
+    result.metric("connect_overhead", overhead, timing=True)
+    result.metric("connect_batch1_ratio", single, timing=True)
     result.metric("connect_memory_ratio", memory)
     say("digits MLP")
     data = load("digits")
@@ -96,19 +112,20 @@ def run_cost(result: Result, *, quick: bool, say: Callable[[str], None]) -> None
             names = [n for n, p in net.named_parameters() if p.ndim > 1]
             times[name].append(fit(net, Task(data), MODELS["mlp"][1], method, Key(), epochs=15, weights=names))
         say(f"  {turn + 1} of {repeats}")
-    ratio = statistics.median(times["with"]) / statistics.median(times["without"])
+    with_step = statistics.median(a / b for a, b in zip(times["with"], times["without"], strict=True))
     rows.append(
-        ["training with the decoupled step every 10 / without", ratio, 1.5, 1000 * statistics.median(times["with"])]
+        ["training with the decoupled step every 10 / without", with_step, 1.5, 1000 * statistics.median(times["with"])]
     )
-    result.metric("step_training_ratio", ratio, timing=True)
+    result.metric("step_training_ratio", with_step, timing=True)
     say("safe masks")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         small = cifar_resnet(20)
     how, weights = probe(small, example), sizes(small)
-    one = seconds(lambda: gradients(how, weights), repeats)
-    masks = seconds(lambda: safe_masks(small, example, 0.95), 1)
-    rows.append(["safe masks of ResNet-20, 50 steps / one R evaluation", masks / one, 60.0, 1000 * masks])
-    result.metric("safe_masks_evaluations", masks / one, timing=True)
-    note = "Medians on one thread, the dearer work in the denominator measured in the same process."
+    evaluations, spent = ratio(
+        lambda: safe_masks(small, example, 0.95), lambda: gradients(how, weights), repeats, units=5
+    )
+    rows.append(["safe masks of ResNet-20, 50 steps / one R evaluation", evaluations, 60.0, 1000 * spent])
+    result.metric("safe_masks_evaluations", evaluations, timing=True)
+    note = "Processor time on one thread: medians of ratios of works measured in turn in one process."
     result.table("Cost", ["what", "ratio [s/s]", "floor", "time [ms]"], rows, note)

@@ -42,6 +42,9 @@ class Run(Common):
     """Data per step (default: 64; graphs whole)."""
     lr: float | None = None
     """Learning rate of Adam (default: the model's)."""
+    finetune_lr: float | None = None
+    """Peak of the learning rate of fine-tuning, which rises to it and falls again; 0 keeps --lr (default: the
+    model's)."""
     train_limit: int | None = None
     """Use only the first training data."""
     test_limit: int | None = None

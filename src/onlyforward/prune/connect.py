@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 from torch.utils._pytree import tree_flatten
 
 from onlyforward.core.checks import check_choice, check_range
 from onlyforward.core.errors import UsageError
-from onlyforward.prune.mode import Flow, quiet
+from onlyforward.prune.borrow import borrowed
+from onlyforward.prune.mode import Flow, Unknown
 from onlyforward.prune.rules import Rules, default_rules
 from onlyforward.prune.semiring import Sum
 
@@ -47,9 +47,20 @@ class Probe:
     signed: bool = True
 
     def run(self, weights: Mapping[str, Tensor], *, semiring: Sum | None = None) -> tuple[Tensor, float]:
-        """The output's flow and its log scale under the weights given (name -> tensor, all parameters)."""
+        """The output's flow and its log scale under the weights given (name -> tensor, all parameters).
+
+        Raises:
+            UsageError: inside torch.compile; an operation has no rule (its module is named).
+        """
         if torch.compiler.is_compiling():
             raise UsageError("CoNNect runs inside a compiled region", "Call it outside of torch.compile")
+        try:
+            return self.once(weights, semiring, follow=False)
+        except Unknown:
+            return self.once(weights, semiring, follow=True)
+
+    def once(self, weights: Mapping[str, Tensor], semiring: Sum | None, *, follow: bool) -> tuple[Tensor, float]:
+        """One run, knowing the path of the module that runs or not."""
         dtype = self.dtype or wide(weights.values())
         flow = Flow(
             self.rules.functions,
@@ -62,11 +73,10 @@ class Probe:
             signed=self.signed,
         )
         args, kwargs = self.inputs(flow, dtype)
-        state: dict[str, Any] = dict(weights) | {name: b.clone() for name, b in self.model.named_buffers()}
         device = next(iter(weights.values())).device.type
-        quiet_model = quiet(self.model, flow, self.rules.modules)
-        with torch.random.fork_rng(devices=[]), torch.autocast(device, enabled=False), quiet_model, flow:
-            output = functional_call(self.model, state, args, kwargs)
+        lent = borrowed(self.model, weights, flow, self.rules.modules, follow=follow)
+        with torch.random.fork_rng(devices=[]), torch.autocast(device, enabled=False), lent, flow:
+            output = self.model(*args, **kwargs)
         return self.outlet(flow, output)
 
     def inputs(self, flow: Flow, dtype: torch.dtype) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -150,7 +160,11 @@ def weight_names(found: Mapping[str, Tensor | None]) -> list[str]:
 
 
 def gradients(
-    how: Probe, weights: Mapping[str, Tensor], *, objective: Callable[[Tensor, float], Tensor] | None = None
+    how: Probe,
+    weights: Mapping[str, Tensor],
+    *,
+    objective: Callable[[Tensor, float], Tensor] | None = None,
+    names: Sequence[str] | None = None,
 ) -> tuple[dict[str, Tensor], float]:
     """D log phi / d |W| for every weight in the flow, at the sizes given, and log phi itself.
 
@@ -158,20 +172,22 @@ def gradients(
         how: the probe.
         weights: name -> non-negative tensor.
         objective: (output flow, log) -> scalar, in the place of log phi.
+        names: the weights asked for, if not all of them.
     """
+    asked = weights if names is None else dict.fromkeys(names)
     with torch.enable_grad():
-        leaves = {name: w.detach().clone().requires_grad_() for name, w in weights.items()}
+        leaves = {name: w.detach().requires_grad_(name in asked) for name, w in weights.items()}
         if objective is not None:
             value, log = how.run(leaves)
             scalar = objective(value, log)
         else:
             phi, log = how.log_phi(leaves)
             if float(phi.detach()) <= 0:
-                zero = {name: torch.zeros_like(w) for name, w in weights.items() if w.ndim > 1}
+                zero = {name: torch.zeros_like(weights[name]) for name in asked if weights[name].ndim > 1}
                 return zero, -math.inf
             scalar = phi.log() + log
-        found = torch.autograd.grad(scalar, list(leaves.values()), allow_unused=True)
-    pairs = dict(zip(leaves, found))
+        found = torch.autograd.grad(scalar, [leaves[name] for name in asked], allow_unused=True)
+    pairs = dict(zip(asked, found))
     return {name: pairs[name] for name in weight_names(pairs)}, float(scalar.detach())  # type: ignore[misc]
 
 
@@ -281,7 +297,7 @@ class CoNNect:
             weight = weights[name]
             total = weight.abs().sum()
             # In sum-normalised units, alpha_i beta_j / phi = d log phi / d |W_e| * ||W||_1.
-            weight.mul_(slope.mul_(total).add_(floor).pow_(a).to(weight.dtype))
+            weight.mul_((slope * total).add_(floor).pow_(a).to(weight.dtype))
             weight.mul_(total / weight.abs().sum().clamp_min(torch.finfo(weight.dtype).tiny))
 
     def report(self, masks: Mapping[str, Tensor] | None = None) -> Any:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from onlyforward.prune.mode import Call, Flow, Rule, Signal
 from onlyforward.prune.modules import root
+from onlyforward.prune.normal import Gain
 
 CASTS = {
     "to",
@@ -38,13 +39,16 @@ def batch_norm(call: Call) -> Any:
     eps = call.argument(7, "eps", 1e-5)
     signal = mode.get(x)
     if mode.batch_norm == "off":
-        return mode.put(signal.value, signal.log)
-    gain = torch.ones((), dtype=mode.dtype) if gamma is None else mode.size(gamma)
-    if mode.batch_norm == "fold" and variance is not None:
-        gain = gain / (variance.detach().to(mode.dtype) + eps).sqrt()
-    if gain.ndim == 0:
-        return mode.put(signal.value, signal.log)
-    return mode.put(signal.value * per_channel(mode.gain(gain), signal.value), signal.log)
+        return mode.again(signal)
+    fold = mode.batch_norm == "fold" and variance is not None
+    inverse = (variance.to(mode.dtype) + eps).rsqrt() if fold else None
+    if gamma is None and inverse is None:
+        return mode.again(signal)
+    if gamma is None or inverse is None or mode.normalize == "none":
+        factor = inverse if gamma is None else gamma if inverse is None else gamma * inverse
+        return mode.put(signal.value * per_channel(mode.gain(factor), signal.value), signal.log)
+    scaled: Tensor = Gain.apply(signal.value, gamma.to(mode.dtype), inverse)  # type: ignore[no-untyped-call]
+    return mode.bind(scaled, Signal(scaled, signal.log, signal.pair))
 
 
 def norm_with(place: int, channels_first: bool) -> Rule:
@@ -114,7 +118,7 @@ def divide(call: Call) -> Any:
         value = signal.value.expand(torch.broadcast_shapes(signal.value.shape, b.shape))
         return mode.put(value * 1, signal.log, pair=signal.pair)
     if mode.parameter(b):
-        return mode.put(signal.value * 1, signal.log, pair=signal.pair)
+        return mode.again(signal)
     return scale(mode, signal, 1.0 / mode.constant(b) if isinstance(b, Tensor) else 1.0)
 
 
@@ -144,7 +148,7 @@ def add(call: Call) -> Any:
     if isinstance(other, Tensor):
         shape = torch.broadcast_shapes(signal.value.shape, other.shape)
         return mode.put(signal.value.expand(shape) * 1, signal.log, pair=signal.pair)
-    return mode.put(signal.value * 1, signal.log, pair=signal.pair)
+    return mode.again(signal)
 
 
 def identity(call: Call) -> Any:
@@ -156,7 +160,7 @@ def identity(call: Call) -> Any:
     signal = mode.get(x)
     if signal.token:
         return mode.as_is(call) if call.name in CASTS else call.function(*call.args, **call.kwargs)
-    return mode.bind(x, signal) if call.name in CASTS else mode.put(signal.value * 1, signal.log, pair=signal.pair)
+    return mode.bind(x, signal) if call.name in CASTS else mode.again(signal)
 
 
 def softmax(call: Call) -> Any:
@@ -167,7 +171,7 @@ def softmax(call: Call) -> Any:
         dim = call.argument(1, "dim", -1)
         value = torch.ones_like(signal.value)
         return value / value.shape[-1 if dim is None else dim]
-    return mode.put(signal.value * 1, signal.log, pair=signal.pair)
+    return mode.again(signal)
 
 
 def gated(call: Call) -> Any:
@@ -196,7 +200,7 @@ def fill(call: Call) -> Any:
     if signal.token:
         return call.function(*call.args, **call.kwargs)
     if signal.pair:
-        return mode.put(signal.value * 1, signal.log, pair=True)
+        return mode.again(signal)
     mask = call.argument(1, "mask")
     return mode.put(signal.value.masked_fill(mask, 0.0), signal.log)
 
@@ -214,6 +218,6 @@ def where(call: Call) -> Any:
     if signal.token:
         return call.function(condition, a, b)
     if signal.pair:
-        return mode.put(signal.value * 1, signal.log, pair=True)
+        return mode.again(signal)
     chosen = condition if mode.live(a) else ~condition
     return mode.put(torch.where(chosen, signal.value, torch.zeros_like(signal.value)), signal.log)

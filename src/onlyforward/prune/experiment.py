@@ -123,6 +123,8 @@ def prune_once(
 ) -> tuple[nn.Module, Masks, float]:
     """A pruned and fine-tuned copy, its masks, and the accuracy before fine-tuning."""
     model = copy.deepcopy(dense)
+    # What is pruned before training is trained, not repaired.
+    recipe = replace(plan.recipe, peak=0.0) if plan.at_init else plan.recipe
     masks: Masks | None = None
     raw = 0.0
     for turn in range(1, plan.rounds + 1):
@@ -131,7 +133,7 @@ def prune_once(
         apply_masks(model, masks)
         raw = plan.task.accuracy(model)
         names = list(masks)
-        fit(model, plan.task, plan.recipe, method, key.at(step=turn), epochs=finetune, weights=names, masks=masks)
+        fit(model, plan.task, recipe, method, key.at(step=turn), epochs=finetune, weights=names, masks=masks)
     return model, masks or {}, raw
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatch
 from typing import Any
@@ -13,6 +14,7 @@ from onlyforward.core.checks import check_choice, check_range
 from onlyforward.core.errors import Diverged, UsageError
 from onlyforward.prune import scores, tropical
 from onlyforward.prune.connect import Probe, gradients, live_flags, probe, sizes
+from onlyforward.prune.quotas import Quotas, Survivors
 
 Masks = dict[str, Tensor]
 SCOPES = ("global", "layer", "erk")
@@ -59,39 +61,45 @@ def safe_masks(
         raise UsageError(f"The sparsity is {sparsity}", "Give a fraction of at least 0 and below 1")
     check_range(kappa, name="kappa", low=0.0, high=1.0)
     check_range(steps, name="steps", low=1)
-    how, weights, names = prepare(model, example_inputs, ignore, options)
-    if start is not None:
-        weights = {name: w * start[name] if name in start else w for name, w in weights.items()}
+    how, weights, slopes = prepare(model, example_inputs, ignore, options, start)
+    names = list(slopes)
     if n_m is not None:
-        return patterned(how, weights, names, kappa, n_m)
+        return patterned(how, weights, slopes, kappa, n_m)
     total = sum(weights[name].numel() for name in names)
     budget = round((1 - sparsity) * total)
     kept = protected(how, weights, names, budget, total)
     quotas = Quotas(weights, names, scope, kept)
-    masks = {name: (weights[name] > 0).double() for name in names}
-    for step in range(1, steps + 1):
-        slopes = scores.flow_of(how, weights, masks)
-        current = {name: weights[name] * masks[name] for name in names}
-        scored = scores.connect(current, {name: slopes[name] for name in names}, kappa)
-        goal = max(budget, round(total * (1 - sparsity) ** (step / steps)))
-        masks = quotas.choose(scored, kept, goal)
+    living = Survivors(weights, quotas, kept)
+    for step in range(1, steps):
+        living.cut(slopes, kappa, max(budget, round(total * (1 - sparsity) ** (step / steps))))
+        slopes, _ = gradients(how, living.weights, names=names)
+    masks = quotas.choose(scores.connect(living.weights, slopes, kappa), kept, budget)
     return {name: mask.bool() for name, mask in revive(how, weights, masks, kept, kappa, quotas, budget).items()}
 
 
 def prepare(
-    model: nn.Module, example_inputs: Any, ignore: Sequence[str], options: Mapping[str, Any]
-) -> tuple[Probe, dict[str, Tensor], list[str]]:
-    """The probe, |W| of every parameter in float64, and the names that may be pruned."""
+    model: nn.Module,
+    example_inputs: Any,
+    ignore: Sequence[str],
+    options: Mapping[str, Any],
+    start: Mapping[str, Tensor] | None = None,
+) -> tuple[Probe, dict[str, Tensor], dict[str, Tensor]]:
+    """The probe, |W| of every parameter in float64 (0 where `start` is), and d log phi / d|W| of what may be pruned."""
     weights = sizes(model)
     for name, w in weights.items():
         if not bool(w.isfinite().all()):
             raise Diverged(f"The weights {name!r} hold a NaN or an infinity", "Load sound weights")
     how = probe(model, example_inputs, **options)
-    found, _ = gradients(how, {name: torch.ones_like(w) for name, w in weights.items()})
-    names = [name for name in found if not any(fnmatch(name, pattern) for pattern in ignore)]
-    if not names:
+    weights |= {name: weights[name] * mask for name, mask in (start or {}).items()}
+    slopes, log = gradients(how, weights)
+    if math.isinf(log):
+        # A network without a path does not say what its weights are; one of ones does.
+        found, _ = gradients(how, {name: torch.ones_like(w) for name, w in weights.items()})
+        slopes = {name: torch.zeros_like(weights[name]) for name in found}
+    slopes = {n: slope for n, slope in slopes.items() if not any(fnmatch(n, pattern) for pattern in ignore)}
+    if not slopes:
         raise UsageError("No weight is left to prune", "Ignore fewer names")
-    return how, weights, names
+    return how, weights, slopes
 
 
 def protected(
@@ -121,77 +129,10 @@ def protected(
 
 def minimum_weights(model: nn.Module, example_inputs: Any, *, ignore: Sequence[str] = (), **options: Any) -> int:
     """How many weights the greedy tree needs to reach every output (an upper bound of the true minimum)."""
-    how, weights, names = prepare(model, example_inputs, ignore, options)
+    how, weights, slopes = prepare(model, example_inputs, ignore, options)
     grown = tropical.tree(how, weights)
     best = tropical.support(how, weights)
-    return min(tropical.count({n: grown[n] for n in names}), tropical.count({n: best[n] for n in names}))
-
-
-class Quotas:
-    """How a budget is spread over the layers.
-
-    Args:
-        weights: name -> tensor.
-        names: what is pruned.
-        scope: "global", "layer" or "erk".
-        kept: protected flags, which raise a layer's quota where needed.
-    """
-
-    def __init__(
-        self, weights: Mapping[str, Tensor], names: Sequence[str], scope: str, kept: Mapping[str, Tensor]
-    ) -> None:
-        self.names = list(names)
-        self.scope = scope
-        self.sizes = {name: weights[name].numel() for name in names}
-        self.least = {name: int(kept[name].sum()) for name in names}
-        self.shape = {name: weights[name].shape for name in names}
-
-    def split(self, budget: int) -> dict[str, int]:
-        """Weights per layer, summing to the budget exactly."""
-        total = sum(self.sizes.values())
-        if self.scope == "erk":
-            raw = {name: sum(self.shape[name]) for name in self.names}
-        else:
-            raw = dict(self.sizes)
-        share = {name: min(float(self.sizes[name]), budget * raw[name] / sum(raw.values())) for name in self.names}
-        found = {name: min(self.sizes[name], max(self.least[name], int(share[name]))) for name in self.names}
-        # What rounding, full layers and protection leave over or under is settled where there is most room.
-        while (gap := min(budget, total) - sum(found.values())) != 0:
-            sign = 1 if gap > 0 else -1
-            room = {
-                n: self.sizes[n] - found[n] if sign > 0 else found[n] - self.least[n]
-                for n in self.names
-                if (found[n] < self.sizes[n] if sign > 0 else found[n] > self.least[n])
-            }
-            all_room = sum(room.values())
-            if not all_room:
-                break
-            for name, free in sorted(room.items(), key=lambda pair: -pair[1]):
-                gap = min(budget, total) - sum(found.values())
-                if gap == 0:
-                    break
-                move = min(free, max(1, abs(gap) * free // all_room), abs(gap))
-                found[name] += sign * move
-        return found
-
-    def choose(self, scored: Mapping[str, Tensor], kept: Mapping[str, Tensor], budget: int) -> dict[str, Tensor]:
-        """0/1 masks of the best scores, protected ones first."""
-        if self.scope == "global":
-            flat = torch.cat([self.ranked(scored, kept, name) for name in self.names])
-            mask = torch.zeros_like(flat).index_fill_(0, flat.topk(min(budget, len(flat)), sorted=False).indices, 1.0)
-            parts = mask.split([self.sizes[name] for name in self.names])
-            return {name: part.view(self.shape[name]) for name, part in zip(self.names, parts)}
-        found = {}
-        for name, quota in self.split(budget).items():
-            flat = self.ranked(scored, kept, name)
-            mask = torch.zeros_like(flat).index_fill_(0, flat.topk(quota, sorted=False).indices, 1.0)
-            found[name] = mask.view(self.shape[name])
-        return found
-
-    @staticmethod
-    def ranked(scored: Mapping[str, Tensor], kept: Mapping[str, Tensor], name: str) -> Tensor:
-        """Scores with the protected weights above everything."""
-        return scored[name].masked_fill(kept[name], float("inf")).flatten()
+    return min(tropical.count({n: grown[n] for n in slopes}), tropical.count({n: best[n] for n in slopes}))
 
 
 def revive(
@@ -212,7 +153,7 @@ def revive(
         if all(bool((masks[name] == alive[name]).all()) for name in masks):
             break
         slopes = scores.flow_of(how, weights, alive)
-        candidates = scores.connect(weights, {name: slopes[name] for name in masks}, kappa)
+        candidates = scores.connect(weights, slopes, kappa)
         # Living weights first, then what would live at once, then the old places, so that the count stays exact.
         top = max(float(score.max()) for score in candidates.values()) or 1.0
         ranked = {
@@ -224,13 +165,15 @@ def revive(
             for name in masks
         }
         before, masks = masks, quotas.choose(ranked, kept, budget)
-        if all(bool((masks[name] == before[name]).all()) for name in masks):
+        # What was taken for having a path keeps it, since nothing alive was given up.
+        sound = all(bool((ranked[name][masks[name] > 0] >= 1).all()) for name in masks)
+        if sound or all(bool((masks[name] == before[name]).all()) for name in masks):
             break
     return masks
 
 
 def patterned(
-    how: Probe, weights: Mapping[str, Tensor], names: Sequence[str], kappa: float, n_m: tuple[int, int]
+    how: Probe, weights: Mapping[str, Tensor], slopes: Mapping[str, Tensor], kappa: float, n_m: tuple[int, int]
 ) -> Masks:
     """N of every m consecutive inputs by score, protected paths first.
 
@@ -240,13 +183,12 @@ def patterned(
     n, m = n_m
     if not 0 < n < m:
         raise UsageError(f"The pattern {n}:{m} keeps no part of a group", "Give for instance --n-m 2 4")
-    fitting = [name for name in names if weights[name].flatten(1).shape[1] % m == 0]
+    fitting = [name for name in slopes if weights[name].flatten(1).shape[1] % m == 0]
     if not fitting:
         raise UsageError(f"No layer has a number of inputs that {m} divides", "Take a smaller m")
-    slopes, _ = gradients(how, weights)
-    scored = scores.connect(weights, {name: slopes[name] for name in names}, kappa)
+    scored = scores.connect(weights, slopes, kappa)
     best = tropical.support(how, weights)
-    masks: Masks = {name: torch.ones_like(weights[name], dtype=torch.bool) for name in names}
+    masks: Masks = {name: torch.ones_like(weights[name], dtype=torch.bool) for name in slopes}
     for name in fitting:
         ranked = Quotas.ranked(scored, best, name).view(-1, m)
         flags = torch.zeros_like(ranked, dtype=torch.bool).scatter_(1, ranked.topk(n, dim=1).indices, True)

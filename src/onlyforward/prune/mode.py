@@ -7,9 +7,7 @@ depth nor concentration leaves the range of floats: the flow is value * exp(log)
 from __future__ import annotations
 
 import math
-from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,10 +17,15 @@ from torch.overrides import TorchFunctionMode
 
 from onlyforward.core.errors import UsageError
 from onlyforward.prune.leaves import mapped, tensors_of
+from onlyforward.prune.normal import Normal
 from onlyforward.prune.semiring import Sum
 
 SAFE = (1e-4, 1e4)
 """A mean outside of it is moved into the log scale."""
+
+
+class Unknown(UsageError):
+    """An operation without a rule made negative flow."""
 
 
 @dataclass
@@ -162,6 +165,10 @@ class Flow(TorchFunctionMode):
                 value, log = value / mean, log + math.log(mean)
         return self.bind(value, Signal(value, log, pair, token))
 
+    def again(self, signal: Signal) -> Tensor:
+        """The same flow under another tensor object."""
+        return self.bind(signal.value.view_as(signal.value), signal)
+
     def bind(self, x: Tensor, signal: Signal) -> Tensor:
         """Let the tensor object `x` stand for a signal."""
         self.signals[id(x)] = signal
@@ -171,8 +178,8 @@ class Flow(TorchFunctionMode):
     def align(self, tensors: Sequence[Tensor]) -> tuple[list[Tensor], float]:
         """The values of several live tensors on one scale, the largest."""
         signals = [self.get(x) for x in tensors]
-        if len(signals) == 1:
-            return [signals[0].value], signals[0].log
+        if len({s.log for s in signals}) <= 1:
+            return [s.value for s in signals], signals[0].log if signals else 0.0
         # A branch that is zero everywhere must not decide the scale.
         logs = [s.log for s in signals if bool(s.value.any())] or [0.0]
         top = max(logs)
@@ -188,24 +195,24 @@ class Flow(TorchFunctionMode):
     def size(self, weight: Tensor) -> Tensor:
         """|W|; its derivative at 0 is 0 for a model's own weights (what is pruned stays pruned), 1 for given sizes."""
         weight = weight.to(self.dtype)
-        return weight.abs() if self.signed else torch.where(weight < 0, -weight, weight)
+        if self.signed:
+            return weight.abs()
+        return torch.where(weight < 0, -weight, weight) if bool((weight < 0).any()) else weight
 
     def theta(self, weight: Tensor, fan: float) -> Tensor:
         """|W| under the normaliser: divided by mean |W| and fan, by its sum, or as it is."""
-        size = self.size(weight)
         if self.normalize == "none":
-            return size
-        tiny = torch.finfo(self.dtype).tiny
-        if self.normalize == "sum":
-            return size / size.sum().clamp_min(tiny)
-        return size / (size.mean().clamp_min(tiny) * fan)
+            return self.size(weight)
+        fan = float(weight.numel()) if self.normalize == "sum" else fan
+        found: Tensor = Normal.apply(weight.to(self.dtype), fan)  # type: ignore[no-untyped-call]
+        return found
 
     def gain(self, gamma: Tensor) -> Tensor:
         """An elementwise factor: |gamma|, scaled to mean 1 unless nothing is normalised."""
-        size = self.size(gamma)
         if self.normalize == "none":
-            return size
-        return size / size.mean().clamp_min(torch.finfo(self.dtype).tiny)
+            return self.size(gamma)
+        found: Tensor = Normal.apply(gamma.to(self.dtype), 1.0)  # type: ignore[no-untyped-call]
+        return found
 
     # The dispatch ----------
 
@@ -217,9 +224,11 @@ class Flow(TorchFunctionMode):
         name = canonical(function)
         if name.startswith("get:") and name[4:] not in {"T", "mT", "H", "mH", "data", "real"}:
             return function(*args, **kwargs)
-        tensors = tensors_of((args, kwargs))
-        if not any(id(x) in self.signals for x in tensors):
-            return self.still(function, name, args, kwargs, tensors)
+        # Most operations have their live operand in front: the others need not be looked through.
+        if not args or id(args[0]) not in self.signals:
+            tensors = tensors_of((args, kwargs))
+            if not any(id(x) in self.signals for x in tensors):
+                return self.still(function, name, args, kwargs, tensors)
         if name in SHAPES and args and self.live(args[0]):
             return function(self.get(args[0]).value, *args[1:], **kwargs)
         in_place = name.endswith("_") and not name.startswith("_") and isinstance(args[0], Tensor)
@@ -296,7 +305,7 @@ class Flow(TorchFunctionMode):
         """An operation without a rule: it passes if its result is non-negative.
 
         Raises:
-            UsageError: the result has negative entries; the sentence shows how to teach a rule.
+            Unknown: the result has negative entries; the sentence shows how to teach a rule.
         """
         args, kwargs, log, pair, token = self.values(call)
         if call.name != call.function.__name__ and call.function.__name__.endswith("_"):
@@ -307,63 +316,8 @@ class Flow(TorchFunctionMode):
         for leaf in tensors_of(found):
             if leaf.is_floating_point() and not bool((leaf >= 0).all()):
                 where = ".".join(self.path[-1:]) or "the model itself"
-                raise UsageError(
+                raise Unknown(
                     f"In module {where!r} the operation {call.name!r} has no connectivity rule and makes negative flow",
                     f"Give CoNNect(rules=register_rule({call.name!r}, rule)) with rule(call) -> tensor",
                 )
         return self.wrap(found, log, pair=pair)
-
-
-KEPT_HOOKS = ("BasePruningMethod", "WeightNorm", "SpectralNorm")
-"""Classes of hooks that compute a weight and therefore must run."""
-
-
-def computes_weight(hook: Any) -> bool:
-    """Whether a hook is a pruning or reparametrisation of torch, without which the weight would be stale."""
-    return any(kind.__name__ in KEPT_HOOKS for kind in type(hook).__mro__)
-
-
-@contextmanager
-def quiet(model: nn.Module, flow: Flow, module_rules: Mapping[type, ModuleRule]) -> Iterator[None]:
-    """Eval mode, the user's hooks silenced, module rules in place and module paths followed; all undone at the end."""
-    modules = list(model.named_modules())
-    before = [(m, m.training, m._forward_hooks, m._forward_pre_hooks) for _, m in modules]
-    replaced: list[nn.Module] = []
-    try:
-        for name, module in modules:
-            module.training = False
-            kept = OrderedDict((k, h) for k, h in module._forward_pre_hooks.items() if computes_weight(h))
-
-            def enter(*_: Any, name: str = name) -> None:
-                flow.path.append(name)
-
-            def leave(*_: Any) -> None:
-                flow.path.pop()
-
-            kept[-1] = enter
-            module.__dict__["_forward_pre_hooks"] = kept
-            module.__dict__["_forward_hooks"] = OrderedDict({-1: leave})
-            rule = next((module_rules[kind] for kind in type(module).__mro__ if kind in module_rules), None)
-            if rule is not None and "forward" not in module.__dict__:
-                module.__dict__["forward"] = bound(rule, flow, module)
-                replaced.append(module)
-        yield
-    finally:
-        for module in replaced:
-            del module.__dict__["forward"]
-        for module, training, hooks, pre_hooks in before:
-            module.training = training
-            module.__dict__["_forward_hooks"] = hooks
-            module.__dict__["_forward_pre_hooks"] = pre_hooks
-
-
-def bound(rule: ModuleRule, flow: Flow, module: nn.Module) -> Callable[..., Any]:
-    """A forward that calls the rule, inside the mode, if one of its arguments is live."""
-    original = module.forward
-
-    def forward(*args: Any, **kwargs: Any) -> Any:
-        if not any(map(flow.live, tensors_of((args, kwargs)))):
-            return original(*args, **kwargs)
-        return rule(flow, module, args, kwargs)
-
-    return forward

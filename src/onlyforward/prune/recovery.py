@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,7 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from onlyforward.core.errors import Diverged
 from onlyforward.core.keys import Key
-from onlyforward.prune.training import hold
+from onlyforward.prune.training import cycle, hold
 
 TEACHER = 0.7
 TEMPERATURE = 2.0
@@ -91,14 +90,7 @@ def finetune(
     parameters = dict(model.named_parameters())
     pruned = [parameters[name] for name in masks or {}]
     flags = [mask.to(parameters[name].dtype) for name, mask in (masks or {}).items()]
-    rise = max(1, steps // 5)
-
-    def cycle(step: int) -> float:
-        if step < rise:
-            return (step + 1) / rise
-        return 0.5 * (1 + math.cos(math.pi * (step - rise) / max(1, steps - rise)))
-
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, cycle)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: cycle(step, steps))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(key.at(site="prune/finetune").seed)
         for epoch in range(passes):

@@ -51,11 +51,12 @@ def connect(weights: Mapping[str, Tensor], slopes: Mapping[str, Tensor], kappa: 
 
     kappa 0 is magnitude, 1 is SynFlow up to the factor phi.
     """
-    found = {}
-    for name, slope in slopes.items():
-        w = weights[name].double()
-        found[name] = torch.where(slope > 0, w * slope.clamp_min(0).pow(kappa), torch.zeros_like(w))
-    return found
+    return {name: weighed(weights[name].double(), slope, kappa) for name, slope in slopes.items()}
+
+
+def weighed(size: Tensor, slope: Tensor, kappa: float) -> Tensor:
+    """The same of one tensor: |W| slope^kappa, any shape."""
+    return size * (slope.clamp_min(0).pow_(kappa) if kappa else slope > 0)
 
 
 def share(model: nn.Module, example_inputs: Any, **options: Any) -> dict[str, Tensor]:
@@ -129,4 +130,5 @@ def coactivation(weight: Tensor, x: Tensor, gate: Tensor) -> Tensor:
 
 def flow_of(how: Probe, weights: Mapping[str, Tensor], masks: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """D log phi / d|W| of the masked weights, also at the masked places."""
-    return gradients(how, {name: w * masks[name] if name in masks else w for name, w in weights.items()})[0]
+    masked = {name: w * masks[name] if name in masks else w for name, w in weights.items()}
+    return gradients(how, masked, names=list(masks))[0]

@@ -66,20 +66,26 @@ class Sum:
 
 
 class Best(torch.autograd.Function):
-    """out[n, o] = max_i x[n, i] w[o, i]; the gradient runs along the best edge alone."""
+    """out[n, o] = max_i x[n, i] w[o, i]; the gradient runs along the best edge alone.
+
+    Neighbouring rows that are alike are multiplied once: on ones, most places of an image see the same.
+    """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
         """x: [n, in], weight: [out, in] -> [n, out]."""
+        fresh = torch.ones(len(x), dtype=torch.bool, device=x.device)
+        fresh[1:] = (x[1:] != x[:-1]).any(dim=1)
+        distinct, place = x[fresh], fresh.cumsum(0) - 1
         outputs, arguments = [], []
-        step = max(1, CHUNK // max(1, x.numel()))
+        step = max(1, CHUNK // max(1, distinct.numel()))
         for rows in weight.split(step):
-            value, argument = (x[:, None, :] * rows[None]).max(dim=-1)
+            value, argument = (distinct[:, None, :] * rows[None]).max(dim=-1)
             outputs.append(value)
             arguments.append(argument)
-        argument = torch.cat(arguments, dim=1)
+        argument = torch.cat(arguments, dim=1)[place]
         ctx.save_for_backward(x, weight, argument)
-        return torch.cat(outputs, dim=1)
+        return torch.cat(outputs, dim=1)[place]
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor]:

@@ -41,6 +41,7 @@ def plan_of(options: Run) -> Plan:
     check_range(options.seeds, name="--seeds", low=1)
     check_range(options.rounds, name="--rounds", low=1)
     check_range(options.every, name="--every", low=1)
+    check_range(options.finetune_lr or 0.0, name="--finetune-lr", low=0.0)
     if options.connect_step > 0.05 and not options.force:
         raise UsageError(
             f"--connect-step {options.connect_step} destroys training", "Take at most 0.05, or add --force"
@@ -53,6 +54,7 @@ def plan_of(options: Run) -> Plan:
         batch=preset.batch if options.batch is None else options.batch,
         lr=preset.lr if options.lr is None else options.lr,
         decay=preset.decay,
+        peak=preset.peak if options.finetune_lr is None else options.finetune_lr,
     )
     sparsities = options.sparsity
     if options.n_m is not None:

@@ -112,12 +112,12 @@ def fit(
     """Train in place and return the seconds it took.
 
     With masks, what they remove stays zero and the optimiser forgets its momentum there; penalties and the connectivity
-    then rest, as fine-tuning only repairs.
+    then rest, as fine-tuning only repairs. A recipe with a `peak` then has its learning rate rise and fall.
 
     Args:
         model: trained in place.
         task: data.
-        recipe: batch, learning rate, weight decay of the first layer.
+        recipe: batch, learning rates, weight decay of the first layer.
         method: penalties and connectivity.
         key: decides the order of data and the dropout.
         epochs: passes.
@@ -139,12 +139,15 @@ def fit(
         {"params": [p for p in parameters.values() if id(p) in first], "weight_decay": recipe.decay},
         {"params": [p for p in parameters.values() if id(p) not in first]},
     ]
-    optimizer = torch.optim.Adam([g for g in groups if g["params"]], lr=recipe.lr, fused=True)
     active = masks is None
+    cycled = not active and recipe.peak > 0
+    lr = recipe.peak if cycled else recipe.lr
+    optimizer = torch.optim.Adam([g for g in groups if g["params"]], lr=lr, fused=True)
     measure = CoNNect(model, task.example, attention="qkv") if active and (method.step or method.connect) else None
     rows = task.train_rows()
     batch = recipe.batch or len(rows)
     total = epochs * math.ceil(len(rows) / batch)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: cycle(step, total) if cycled else 1.0)
     done = 0
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(key.at(site="prune/dropout").seed)
@@ -170,6 +173,7 @@ def fit(
                 optimizer.zero_grad()
                 loss.backward()
                 optimizer.step()
+                schedule.step()
                 if active and method.prox:
                     shrink_towards_zero(pruned, recipe.lr * method.prox)
                 if due and method.step and measure is not None:
@@ -186,6 +190,14 @@ def fit(
         undo()
     model.eval()
     return time.perf_counter() - begin
+
+
+def cycle(step: int, steps: int) -> float:
+    """Fraction of the peak learning rate at a step: it rises for a fifth of the steps, then falls as a half cosine."""
+    rise = max(1, steps // 5)
+    if step < rise:
+        return (step + 1) / rise
+    return 0.5 * (1 + math.cos(math.pi * (step - rise) / max(1, steps - rise)))
 
 
 def squares(tensors: list[Tensor]) -> Tensor:

@@ -34,6 +34,7 @@ class Recipe:
         batch: data per step; 0 is the whole set.
         lr: of Adam.
         decay: weight decay of the first layer.
+        peak: of the learning rate of fine-tuning, which rises to it and falls again; 0 keeps `lr`.
     """
 
     epochs: int
@@ -41,6 +42,7 @@ class Recipe:
     batch: int = 64
     lr: float = 1e-3
     decay: float = 0.0
+    peak: float = 0.0
 
 
 def mlp(data: Dataset, width: int, depth: int) -> nn.Module:
@@ -143,8 +145,8 @@ def resnet(depth: int) -> Callable[[Dataset, int, int], nn.Module]:
 
 
 MODELS: Mapping[str, tuple[Callable[[Any, int, int], nn.Module], Recipe]] = {
-    "mlp": (mlp, Recipe(40, 15)),
-    "vgg6": (vgg("vgg6"), Recipe(15, 6)),
+    "mlp": (mlp, Recipe(40, 15, peak=3e-2)),
+    "vgg6": (vgg("vgg6"), Recipe(15, 6, peak=3e-2)),
     "vgg11": (vgg("vgg11"), Recipe(4, 2)),
     "vgg19": (vgg("vgg19"), Recipe(4, 2)),
     "resnet20": (resnet(20), Recipe(4, 2)),
