@@ -128,8 +128,7 @@ class Market(Environment):
         uniform = state["uniform"][state["t"]]
         compiled = market_kernels(uniform)
         if compiled:
-            sold, revenue = compiled.sales(uniform, weight, price, state["stock"])
-            return sold, revenue
+            return compiled.sales(uniform, weight, price, state["stock"])  # type: ignore[no-any-return]
         reach = weight.cumsum(0)
         below = self.reals(uniform * (1 + reach[-1])[:, None] >= reach[:, :, None]).sum(2)
         # Customers above item i's bound but below item i + 1's want item i + 1; all are above "item -1".
