@@ -131,7 +131,7 @@ def compare(options: Run, context: Context) -> Result:
     if tables:
         columns = ["method", "setting", "value", *(f"at {sparsity:g}" for sparsity in plan.sparsities), "chosen at"]
         note = (
-            "Accuracy on held-out training data, three seeds, short fine-tuning. Every method with a setting got four."
+            "Accuracy on held-out training data, three seeds, after the whole fine-tuning. Every method with a setting got four."
         )
         result.table("Settings", columns, tables, note)
     if fixed is None:
