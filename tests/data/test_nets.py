@@ -74,6 +74,12 @@ def test_the_graph_net_is_two_normalised_adjacency_products():
         nets.build("gcn", DIGITS)
 
 
+@pytest.mark.parametrize("name", ["mlp", "snn", "bottleneck"])
+def test_a_net_of_numbers_does_not_take_words(name):
+    with pytest.raises(UsageError, match=f"{name} needs numbers, but t is a set of texts"):
+        nets.build(name, text_data())
+
+
 def test_unknown_models_and_factories_are_named(tmp_path):
     with pytest.raises(UsageError, match="lenet"):
         nets.build("lenett", DIGITS)

@@ -74,6 +74,8 @@ def test_n_of_m_patterns_hold_in_every_group():
 
 def test_bad_requests_are_sentences():
     model, x = dense(), torch.ones(1, 16)
+    with pytest.raises(UsageError, match="pattern 4:2 keeps no part of a group"):
+        safe_masks(model, x, 0.5, n_m=(4, 2))
     with pytest.raises(UsageError, match="sparsity is 1"):
         safe_masks(model, x, 1.0)
     with torch.no_grad():

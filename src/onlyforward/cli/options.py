@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import re
 from collections.abc import Sequence
 from typing import TypeVar
 
@@ -34,24 +35,44 @@ def parse(options: type[Options], arguments: Sequence[str], *, prog: str) -> Opt
         raise UsageError(finding(stderr.getvalue()), f"See {prog} --help") from None
 
 
-HINTS = ("Perhaps you meant", "For full helptext", "Argument helptext", "To see", "Full helptext")
+HINTS = ("Perhaps you meant", "For full helptext", "To see", "Full helptext")
 """How tyro's closing sections begin; the message stands before them."""
+HELP = "Argument helptext:"
 
 
 def finding(text: str) -> str:
-    """Tyro's message on one line, without its frame, its title and its closing hints; nearest options are kept."""
+    """Tyro's message as one sentence, without its frame, its title and its closing hints; nearest options are kept."""
+    # The frame is one character and a space wide; its top holds the title.
+    lines = [line.strip("│╰╯|")[1:].rstrip() for line in text.splitlines() if not line.startswith("╭")]
     sections: list[list[str]] = [[]]
-    near = []
-    for raw in text.splitlines():
-        line = raw.strip(" │╭╮╰╯|")
-        if not line:
-            continue
-        if set(line) <= set("-─"):
+    for line in lines:
+        if line and set(line) <= set(" -─"):
             sections.append([])
-        elif "─" not in line:
+        elif line.strip():
             sections[-1].append(line)
-            if line.startswith("--"):
-                near.append(line.split()[0])
-    messages = [" ".join(section) for section in sections if section and not section[0].startswith(HINTS)]
-    message = messages[-1] if messages else " ".join(text.split())
+    helped = [line.strip() for section in sections if section and section[0].startswith(HELP) for line in section[1:]]
+    said = [section for section in sections if section and not section[0].startswith((*HINTS, HELP))]
+    near = [line.split()[0] for section in sections for line in section if line.strip().startswith("--")]
+    if not said:
+        return " ".join(text.split())
+    message = " ".join(line.strip() for line in said[-1])
+    if message.startswith("Missing from"):
+        # Options stand four spaces in, their descriptions eight.
+        return "Missing: " + ", ".join(line.strip() for line in said[-1] if re.match(" {4}\\S", line))
+    if message.startswith("Missing value"):
+        return message.split("'")[1] + " needs a value"
+    if message.startswith("Error parsing"):
+        return misread(message, helped)
     return f"{message} (nearest: {', '.join(near[:3])})" if near and "nrecognized" in message else message
+
+
+def misread(message: str, helped: Sequence[str]) -> str:
+    """What an option takes and what it got instead: "--epochs takes INT, not two"."""
+    name = message.split()[2].rstrip(":")
+    kind = next((line[len(name) :].strip() for line in helped if line.startswith(f"{name} ")), "")
+    given = re.search(r"\[('.*?')\]|: ('[^']*')$", message)
+    if not kind or given is None:
+        return message
+    kind = re.sub(r"\{None\}\||[{}]", "", kind)
+    words = (given[1] or given[2]).replace("'", "").replace(",", "")
+    return f"{name} takes {kind}, not {words}"

@@ -47,7 +47,7 @@ def cifar_vit() -> nn.Module:
 
 def mlp(data: Dataset) -> nn.Module:
     """Digits 64-64-64-10; anything else: inputs-128-classes. Rectifiers."""
-    size = prod(data.shape)
+    size = features(data, "mlp")
     hidden = (64, 64) if size <= 64 else (128,)
     parts: list[nn.Module] = [nn.Flatten()]
     for a, b in zip((size, *hidden), hidden):
@@ -102,7 +102,7 @@ def gcn(data: Dataset) -> nn.Module:
 
 def snn(data: Dataset) -> nn.Module:
     """Spiking inputs-64-classes, leak 0.9, T = 6."""
-    return Spiking((prod(data.shape), 64, data.classes), steps=6, leak=0.9)
+    return Spiking((features(data, "snn"), 64, data.classes), steps=6, leak=0.9)
 
 
 def transformer(data: Dataset) -> nn.Module:
@@ -119,12 +119,19 @@ def bottleneck(data: Dataset) -> nn.Module:
     return nn.Sequential(
         OrderedDict(
             flatten=nn.Flatten(),
-            body=nn.Sequential(nn.Linear(prod(data.shape), 64), nn.ReLU()),
+            body=nn.Sequential(nn.Linear(features(data, "bottleneck"), 64), nn.ReLU()),
             code=nn.Linear(64, 16),
             sign=HardSign(),
             head=nn.Sequential(nn.Linear(16, 64), nn.ReLU(), nn.Linear(64, data.classes)),
         )
     )
+
+
+def features(data: Dataset, model: str) -> int:
+    """Numbers per datum; the words of a text are none."""
+    if data.kind == "text":
+        raise UsageError(f"The model {model} needs numbers, but {data.name} is a set of texts", "Take another --model")
+    return prod(data.shape)
 
 
 def image(data: Dataset, model: str) -> tuple[int, int, int]:

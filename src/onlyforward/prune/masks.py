@@ -57,6 +57,8 @@ def safe_masks(
         Diverged: a weight is not finite.
     """
     check_choice(scope, SCOPES, name="scope")
+    if n_m is not None:
+        sparsity = check_pattern(*n_m)
     if not 0 <= sparsity < 1:
         raise UsageError(f"The sparsity is {sparsity}", "Give a fraction of at least 0 and below 1")
     check_range(kappa, name="kappa", low=0.0, high=1.0)
@@ -172,6 +174,17 @@ def revive(
     return masks
 
 
+def check_pattern(n: int, m: int) -> float:
+    """The sparsity 1 - n / m of a pattern.
+
+    Raises:
+        UsageError: it keeps nothing or everything.
+    """
+    if not 0 < n < m:
+        raise UsageError(f"The pattern {n}:{m} keeps no part of a group", "Give for instance --n-m 2 4")
+    return 1 - n / m
+
+
 def patterned(
     how: Probe, weights: Mapping[str, Tensor], slopes: Mapping[str, Tensor], kappa: float, n_m: tuple[int, int]
 ) -> Masks:
@@ -181,8 +194,6 @@ def patterned(
         UsageError: a pattern that cannot be; an input width that m does not divide; a pattern that cuts an output off.
     """
     n, m = n_m
-    if not 0 < n < m:
-        raise UsageError(f"The pattern {n}:{m} keeps no part of a group", "Give for instance --n-m 2 4")
     fitting = [name for name in slopes if weights[name].flatten(1).shape[1] % m == 0]
     if not fitting:
         raise UsageError(f"No layer has a number of inputs that {m} divides", "Take a smaller m")

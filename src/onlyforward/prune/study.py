@@ -18,6 +18,7 @@ from onlyforward.prune import experiment
 from onlyforward.prune.counting import batch_of, speedup
 from onlyforward.prune.experiment import Cell, Plan, mean_sd, sparsity_tag
 from onlyforward.prune.manifest import export_onnx
+from onlyforward.prune.masks import check_pattern
 from onlyforward.prune.methods import OURS, PEERS, Method
 from onlyforward.prune.shrink import shrink
 from onlyforward.prune.training import Task
@@ -58,7 +59,7 @@ def plan_of(options: Run) -> Plan:
     )
     sparsities = options.sparsity
     if options.n_m is not None:
-        sparsities = (1 - options.n_m[0] / options.n_m[1],)
+        sparsities = (check_pattern(*options.n_m),)
     return Plan(
         Task(data),
         options.model,
@@ -131,7 +132,8 @@ def compare(options: Run, context: Context) -> Result:
     if tables:
         columns = ["method", "setting", "value", *(f"at {sparsity:g}" for sparsity in plan.sparsities), "chosen at"]
         note = (
-            "Accuracy on held-out training data, three seeds, after the whole fine-tuning. Every method with a setting got four."
+            "Accuracy on held-out training data, three seeds, after the whole fine-tuning. Every method with a "
+            "setting got four."
         )
         result.table("Settings", columns, tables, note)
     if fixed is None:

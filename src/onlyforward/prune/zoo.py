@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from math import prod
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -15,7 +14,7 @@ from onlyforward.core.checks import check_choice, require
 from onlyforward.core.errors import UsageError
 from onlyforward.core.keys import Key
 from onlyforward.data.modules import Attention, row_reader
-from onlyforward.data.nets import image
+from onlyforward.data.nets import features, image
 from onlyforward.data.residual import cifar_resnet
 
 if TYPE_CHECKING:
@@ -47,7 +46,9 @@ class Recipe:
 
 def mlp(data: Dataset, width: int, depth: int) -> nn.Module:
     """`depth` linear layers, the hidden ones of equal width, with rectifiers."""
-    sizes = [prod(data.shape), *[width] * (depth - 1), data.classes]
+    if data.kind == "graph":
+        raise UsageError(f"The model mlp does not read the graph of {data.name}", "Take --model gcn, sage, gin or gat")
+    sizes = [features(data, "mlp"), *[width] * (depth - 1), data.classes]
     parts: list[nn.Module] = [nn.Flatten()]
     for a, b in itertools.pairwise(sizes):
         parts += [nn.Linear(a, b), nn.ReLU()]
