@@ -41,10 +41,10 @@ def perform(command: Command, options: Any, *, resuming: bool = False) -> tuple[
         Interrupted: a signal ended the run after its checkpoint.
         OnlyForwardError: what the command raised.
     """
-    os.environ.setdefault("OMP_NUM_THREADS", str(options.threads))
     if follower():
         options = replace(options, out=None)
     context = Context(options, application=command.application, command=command.words, resuming=resuming)
+    os.environ.setdefault("OMP_NUM_THREADS", str(options.threads))
     try:
         if context.folder is not None and not resuming:
             write_atomically(context.folder / "options.toml", to_toml(options).encode())

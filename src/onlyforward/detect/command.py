@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import tyro
 
@@ -104,6 +104,8 @@ class Model(Rows):
 @dataclass(frozen=True, kw_only=True)
 class Fit(Model):
     """Fit a detector on normal rows and judge it where labels exist."""
+
+    CUDA: ClassVar[bool] = True
 
     images: Path | None = None
     """Folder of png or jpg files, read as greyscale; all are taken as normal."""

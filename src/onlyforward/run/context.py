@@ -8,8 +8,9 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
+from onlyforward.core.checks import check_choice, check_range
 from onlyforward.core.errors import CheckpointError, UsageError
 from onlyforward.core.keys import Key
 from onlyforward.run.checkpoint import Checkpoint, load_newest
@@ -28,7 +29,13 @@ State = Callable[[], "tuple[Mapping[str, Tensor], Mapping[str, Any]]"]
 
 @dataclass(frozen=True, kw_only=True)
 class Common:
-    """Options that every long command shares."""
+    """Options that every long command shares.
+
+    Attributes:
+        CUDA: whether the command also computes on CUDA devices.
+    """
+
+    CUDA: ClassVar[bool] = False
 
     out: Path | None = None
     """Folder for result.json, report.html, figures, checkpoints and events (default: nothing is written)."""
@@ -52,6 +59,26 @@ class Common:
     """Show the Python traceback of an error."""
 
 
+def check_common(options: Common, command: str) -> None:
+    """Refuse shared options that cannot be.
+
+    Raises:
+        UsageError: no threads, a negative time, or a device that the command or the machine does not have.
+    """
+    check_range(options.threads, name="--threads", low=1, high=1024)
+    check_range(options.checkpoint_seconds, name="--checkpoint-seconds", low=0.0)
+    check_choice(options.device, ("auto", "cpu", "cuda"), name="device")
+    if options.device == "cuda" and not options.CUDA:
+        raise UsageError(f"{command} computes on the CPU alone", "Take --device cpu")
+    if options.device == "cuda":
+        import torch
+
+        if not torch.cuda.is_available():
+            raise UsageError("There is no CUDA device", "Take --device cpu")
+    if options.track and options.out is None:
+        raise UsageError("--track has nowhere to write", "Give --out DIR")
+
+
 class Context:
     """Everything a command needs from its surroundings: key, folder, checkpoints, progress, messages.
 
@@ -66,6 +93,7 @@ class Context:
         self.options = options
         self.application = application
         self.command = command or application
+        check_common(options, self.command)
         self.key = Key(run=options.seed)
         self.folder = options.out
         self.started = time.perf_counter()
@@ -76,8 +104,6 @@ class Context:
         self.latest: tuple[int, State] | None = None
         self.resuming = resuming
         self.run_folder: RunFolder | None = None
-        if options.track and options.out is None:
-            raise UsageError("--track has nowhere to write", "Give --out DIR")
         self.events: EventLog | None = None
         self.binding = ""
         self.tracker: Tracker | None = None

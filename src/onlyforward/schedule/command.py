@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import tyro
 
+from onlyforward.core.errors import UsageError
 from onlyforward.run.application import Demo
 from onlyforward.run.benchmark import BenchOptions
 from onlyforward.run.context import Common
@@ -179,6 +180,8 @@ def run(options: Any, context: Context) -> Result:
         from onlyforward.schedule.demo import demo
 
         return demo(options, context)
+    if not options.files:
+        raise UsageError("schedule bound needs an instance", "Give a file or a folder of files")
     from onlyforward.schedule import batch, single
 
     many = options.all or len(options.files) > 1 or options.files[0].is_dir()

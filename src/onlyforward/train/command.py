@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from onlyforward.run.application import Demo
 from onlyforward.run.benchmark import BenchOptions
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 @dataclass(frozen=True, kw_only=True)
 class Fit(Common):
     """Train a network and test it once."""
+
+    CUDA: ClassVar[bool] = True
 
     model: str = "mlp"
     """mlp, cnn, lenet, lstm, gru, gcn, snn, transformer, bottleneck, resnet5, resnet8, vgg8, or file.py:factory."""

@@ -38,7 +38,7 @@ def fit(options: Fit, context: Context) -> Result:
     torch.set_num_threads(options.threads)
     check_range(options.lag, name="--lag", low=0, high=1)
     check_choice(options.shard, ("copies", "data"), name="shard")
-    device = device_of(options.device)
+    device = "cuda" if options.device != "cpu" and torch.cuda.is_available() else "cpu"
     data = load(options.data, seed=options.seed, limit=options.train_limit).to(device)
     chosen = chosen_settings(options, data)
     model = build(options.model, data, seed=options.seed).to(device)
@@ -85,18 +85,6 @@ class Outcome:
 
     accuracy: float
     course: Course
-
-
-def device_of(name: str) -> str:
-    """The device that a name means here.
-
-    Raises:
-        UsageError: cuda where there is none.
-    """
-    check_choice(name, ("auto", "cpu", "cuda"), name="device")
-    if name == "cuda" and not torch.cuda.is_available():
-        raise UsageError("There is no CUDA device", "Take --device cpu")
-    return "cuda" if name != "cpu" and torch.cuda.is_available() else "cpu"
 
 
 def shared_method(options: Fit, model: nn.Module, settings: Settings, workers: Workers) -> Any:
