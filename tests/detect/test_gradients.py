@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from onlyforward.core.errors import BudgetSpent
+from onlyforward.core.errors import BudgetSpent, UsageError
 from onlyforward.core.keys import Key
 from onlyforward.detect.ansatz import FAMILIES, Ansatz
 from onlyforward.detect.backends import Account, TorchBackend
@@ -170,6 +170,24 @@ def test_a_spent_budget_keeps_the_model_and_is_never_exceeded():
     assert 0 < kept.n_shots_used_ <= 6_000
     assert len(kept.history_) >= 1
     assert np.isfinite(kept.score_samples(x)).all()
+
+
+def test_a_budget_that_ends_in_the_last_measurement_keeps_the_whole_training():
+    x = np.random.default_rng(0).normal(size=(20, 3))
+    options = {"n_layers": 2, "max_epochs": 2, "shots": 32, "gradient": "random_shift", "copies": 2, "random_state": 0}
+    whole = QuantumSVDD(**options).fit(x)
+    short = QuantumSVDD(**options, max_shots=whole.n_shots_used_ - 1)
+    with pytest.raises(BudgetSpent) as spent:
+        short.fit(x)
+    assert spent.value.partial is short
+    assert short.history_ == whole.history_
+    assert np.isfinite(short.score_samples(x)).all()
+
+
+@pytest.mark.parametrize(("name", "value"), [("max_shots", 0), ("max_jobs", -1), ("weight_decay", float("nan"))])
+def test_budgets_and_decays_that_cannot_be_are_refused(name, value):
+    with pytest.raises(UsageError, match=name):
+        QuantumSVDD(**{name: value}).fit(np.random.default_rng(0).normal(size=(20, 3)))
 
 
 def test_training_by_measured_gradients_lowers_the_loss():

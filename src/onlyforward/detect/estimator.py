@@ -162,11 +162,11 @@ class QuantumSVDD(OutlierMixin, BaseEstimator):
                 trainer.run_epoch()
                 if self.verbose and (trainer.epoch % 10 == 0 or trainer.epoch == trainer.total):
                     print(f"epoch {trainer.epoch}: loss {trainer.history[-1]:.5f}")  # noqa: T201
+            return finish(self, trainer)
         except BudgetSpent as spent:
             finish(self, trainer, exact=True)
             spent.partial = self
             raise
-        return finish(self, trainer)
 
     # Scoring ---------------------------------------------------------------------------------------------------------
 

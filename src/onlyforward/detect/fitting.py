@@ -108,7 +108,6 @@ def finish(detector: QuantumSVDD, trainer: Trainer, *, exact: bool = False) -> Q
     detector.n_parameters_ = detector.circuit_.parameters
     detector.calibrated_on_ = "torch" if exact or backend_name(detector) == "torch" else backend_name(detector)
     psi, kept = detector._psi_all, detector._kept
-    del detector._psi_all, detector._kept
     backend = make_backend("torch", detector.circuit_) if exact else trainer.backend or own_backend(detector)
     shots = None if exact else detector.shots
     key = Key(run=detector._seed, site="detect/finish")
@@ -116,6 +115,8 @@ def finish(detector: QuantumSVDD, trainer: Trainer, *, exact: bool = False) -> Q
         psi, torch.from_numpy(detector.theta_), shots=shots, key=key, latent=detector.latent, spread=True
     )
     center = trainer.center.detach().cpu().double().numpy()
+    # A budget that ends in the measurement above leaves the rows to a second call, which needs none.
+    del detector._psi_all, detector._kept
     fit_scores(detector, mean.cpu().numpy(), None if spread is None else spread.cpu().numpy(), shots, kept, center, key)
     detector._calibrated_shots, detector._device_backend = shots, backend
     detector.n_jobs_used_, detector.n_shots_used_ = detector.account_.jobs, detector.account_.shots

@@ -50,7 +50,11 @@ def check_settings(detector: QuantumSVDD) -> None:
             )
     for name in ("max_epochs", "batch_size", "copies"):
         check_range(getattr(detector, name), name=name, low=1)
+    for name in ("max_shots", "max_jobs"):
+        if getattr(detector, name) is not None:
+            check_range(getattr(detector, name), name=name, low=1)
     check_range(detector.lr, name="lr", low=0.0, open_low=True)
+    check_range(detector.weight_decay, name="weight_decay", low=0.0)
     if detector.threshold == "crossfit" and detector.statistic == "distance":
         raise UsageError("threshold='crossfit' with statistic='distance'", "Its centre is frozen: use holdout or auto")
 
