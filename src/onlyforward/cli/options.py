@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import TypeVar
 
 from onlyforward.core.errors import UsageError
+from onlyforward.run.bounds import check_options
 
 Options = TypeVar("Options")
 
@@ -17,7 +18,7 @@ def parse(options: type[Options], arguments: Sequence[str], *, prog: str) -> Opt
     """Parse a command's arguments into its options dataclass.
 
     Raises:
-        UsageError: with tyro's own finding as one line.
+        UsageError: with tyro's own finding as one line; a number outside of its bounds.
         SystemExit: after `--help` was printed.
     """
     import tyro
@@ -28,11 +29,13 @@ def parse(options: type[Options], arguments: Sequence[str], *, prog: str) -> Opt
     stderr = io.StringIO()
     try:
         with contextlib.redirect_stderr(stderr):
-            return tyro.cli(options, args=words, prog=prog, config=(tyro.conf.FlagCreatePairsOff,))
+            found = tyro.cli(options, args=words, prog=prog, config=(tyro.conf.FlagCreatePairsOff,))
     except SystemExit as stop:
         if stop.code in (0, None):
             raise
         raise UsageError(finding(stderr.getvalue()), f"See {prog} --help") from None
+    check_options(found)
+    return found
 
 
 HINTS = ("Perhaps you meant", "For full helptext", "To see", "Full helptext")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from onlyforward.decide.options import FitDemand, Plan, Portfolio, Price, Recommend, Table
 from onlyforward.run.application import Demo
 from onlyforward.run.benchmark import BenchOptions
+from onlyforward.run.bounds import Count, Natural, Share
 from onlyforward.run.context import Common
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ class Solve(Common):
     """Environment with an exact solver: LostSales, Newsvendor, SS, DynamicPricing, JointSeason, JointReplenish."""
     set: tuple[str, ...] = ()
     """Parameters as NAME=VALUE words, such as lead=4 penalty=4 demand=poisson mean=5."""
-    simulate: int = 0
+    simulate: Natural = 0
     """Periods in which the optimal policy is simulated (0: none)."""
 
 
@@ -47,7 +48,7 @@ class Policy(Common):
     """default, or paper: the parameters of the published experiment."""
     set: tuple[str, ...] = ()
     """Environment parameters as NAME=VALUE words."""
-    eval_episodes: int = 20_000
+    eval_episodes: Count = 20_000
     """Fresh episodes of the evaluation."""
     backend: str = "numpy"
     """numpy or torch."""
@@ -61,19 +62,19 @@ class Train(Policy):
     """qpo, reinforce, params, ppo, qppo, qppo-paper, spsa or qrdqn."""
     policy: str = "mlp"
     """mlp or linear; with params: base-stock, echelon-, cyclic- and capped-base-stock, sS, frontier, linear-price."""
-    steps: int = 0
+    steps: Natural = 0
     """Environment steps (default: the preset's episodes)."""
-    episodes: int = 0
+    episodes: Natural = 0
     """Episodes (default: the preset's)."""
-    batch: int = 0
+    batch: Natural = 0
     """Episodes per update (default: the preset's)."""
     tracker: str = "auto"
     """How the quantile is followed: sa, batch or auto."""
     raw_indicator: bool = False
     """Weigh by -1{R <= q} without the centring alpha, the ablation that may freeze in a wrong policy."""
-    seeds: int = 1
+    seeds: Count = 1
     """Number of seeds, --seed and the next ones."""
-    workers: int = 1
+    workers: Count = 1
     """Processes that share the episodes of a batch (at most four have work); the result does not depend on it."""
     engine: Literal["inprocess", "ray"] = "inprocess"
     """inprocess: this process or, with --workers, several that torch.distributed joins; ray: actors on Ray."""
@@ -95,15 +96,15 @@ class Evaluate(Policy):
 class FoundationTrain(Common):
     """Train one model that orders, prices and recommends on random shops, and compare it with exact optima."""
 
-    instances: int = 600
+    instances: Count = 600
     """Random instances whose exact values are imitated."""
-    tokens: int = 3_200_000
+    tokens: Count = 3_200_000
     """Tokens that each model reads in imitation."""
-    fine_tune: int = 12
+    fine_tune: Natural = 12
     """Score-function updates after it."""
     objective: str = "mean"
     """What fine-tuning maximises: mean, quantile, cvar, wang, power or mixture."""
-    alpha: float = 0.1
+    alpha: Share = 0.1
     """Level of the objective."""
     small: bool = False
     """A model of a few seconds, to try the command; it reaches no target."""
@@ -119,7 +120,7 @@ class FoundationEvaluate(Common):
     """Your items: a table with the columns utility and cost."""
     set: tuple[str, ...] = ()
     """Your season as NAME=VALUE words, such as utility=1.8,1.5 cost=.7,.6 prices=1,2,3 periods=15 cap=26."""
-    episodes: int = 20_000
+    episodes: Count = 20_000
     """Simulated seasons of your own instance."""
 
 

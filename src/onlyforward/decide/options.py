@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
+from onlyforward.run.bounds import Count, Natural, NotNegative, Positive, Share
 from onlyforward.run.context import Common
 
 
@@ -14,7 +16,7 @@ class Table(Common):
 
     csv: Path
     """The table: CSV or TSV with a header."""
-    layout: str = "long"
+    layout: Literal["long", "wide", "transactions"] = "long"
     """long (a row per date and item), wide (a row per item, a column per period) or transactions (a row per unit)."""
     date_column: str = "date"
     """Column of the dates."""
@@ -32,15 +34,15 @@ class Table(Common):
     """First and last period column of a wide table, as M01:M24 (default: all but the item's)."""
     date_format: str = ""
     """Format of the dates, as %d/%m/%y (default: the one that fits the whole column)."""
-    period: str = "day"
+    period: Literal["day", "week"] = "day"
     """day or week."""
-    unit: float = 0.0
+    unit: NotNegative = 0.0
     """Demand is divided by this and rounded to whole units (0: it is in units)."""
     items: str = ""
     """top:5 for the five most sold, or names separated by commas (default: all)."""
     drop_items: tuple[str, ...] = ()
     """Names that are no items."""
-    closed_days: str = "skip"
+    closed_days: Literal["skip", "zero"] = "skip"
     """Days without any row: skip leaves them out, zero counts them as days without demand."""
 
 
@@ -48,7 +50,7 @@ class Table(Common):
 class FitDemand(Table):
     """Fit demand to a table and say how well it foretells the last periods."""
 
-    test_periods: int = 0
+    test_periods: Natural = 0
     """Periods at the end that are kept out of the fit (default: a fifth)."""
 
 
@@ -56,31 +58,31 @@ class FitDemand(Table):
 class Plan(FitDemand):
     """Plan orders from a table of demand, backtested on its last periods beside simple rules."""
 
-    price: float
+    price: Positive
     """Money per unit sold."""
-    cost: float
+    cost: NotNegative
     """Money per unit ordered."""
-    holding: float = 0.0
+    holding: NotNegative = 0.0
     """Money per unit left at the end of a period."""
-    penalty: float = 0.0
+    penalty: NotNegative = 0.0
     """Money per unit of lost demand, beyond its margin."""
     salvage: float = 0.0
     """Money per perishable unit left at the end of its period."""
-    fixed_cost: float = 0.0
+    fixed_cost: NotNegative = 0.0
     """Money per order."""
-    lead: int = 0
+    lead: Natural = 0
     """Periods from order to arrival."""
-    review: int = 1
+    review: Count = 1
     """Periods between orders."""
     perishable: bool = False
     """Nothing is carried over to the next period."""
     objective: str = "quantile"
     """What the choice of a policy looks at on held-back periods: quantile (the worst decile of the profit) or mean."""
-    alpha: float = 0.1
+    alpha: Share = 0.1
     """Level of the quantile."""
     policy: str = "auto"
     """auto (the best on held-back periods), base-stock, seasonal, capped, sS or linear."""
-    horizon: int = 14
+    horizon: Count = 14
     """Periods to plan ahead of the table's end."""
 
 
@@ -88,11 +90,11 @@ class Plan(FitDemand):
 class Price(Table):
     """Propose prices from a table of sales and prices."""
 
-    cost: float
+    cost: NotNegative
     """Money per unit."""
-    alpha: float = 0.1
+    alpha: Share = 0.1
     """Level of the cautious profit ratio over resampled rows."""
-    test_share: float = 0.2
+    test_share: Share = 0.2
     """Share of the rows, at random, kept out of the fit."""
 
 
@@ -108,13 +110,13 @@ class Portfolio(Common):
     """Format of the dates (default: the one that fits the whole column)."""
     drop: tuple[str, ...] = ()
     """Columns that are no assets."""
-    horizon: int = 20
+    horizon: Count = 20
     """Days of a return."""
     train_until: str = ""
     """First day of the test part, as 2014-01-01 (default: the last third)."""
-    alpha: float = 0.1
+    alpha: Share = 0.1
     """Level of the quantile."""
-    cost: float = 0.001
+    cost: Share = 0.001
     """Share of the turnover that daily rebalancing costs."""
 
 
@@ -130,9 +132,9 @@ class Recommend(Common):
     """Column of the items."""
     rating_column: str = "rating"
     """Column of the ratings."""
-    slate: int = 5
+    slate: Count = 5
     """Items shown at a time."""
-    factors: int = 16
+    factors: Count = 16
     """Dimension of taste."""
-    users: int = 0
+    users: Natural = 0
     """Simulated users (default: half of those in the table; the other half is known)."""

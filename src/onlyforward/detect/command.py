@@ -10,6 +10,7 @@ import tyro
 
 from onlyforward.run.application import Demo
 from onlyforward.run.benchmark import BenchOptions
+from onlyforward.run.bounds import Count, Natural, NotNegative, Positive, Share
 from onlyforward.run.context import Common
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ class Model(Rows):
     """ry_brick, ry_rz_brick or su4_shared."""
     preprocess: str | None = None
     """offset, l2_offset, l2 or gcn_tanh."""
-    offset: float | None = None
+    offset: NotNegative | None = None
     """Weight rho of the offset amplitude."""
     reduce: str | None = None
     """pca: project to 2^n - 1 columns."""
@@ -73,19 +74,19 @@ class Model(Rows):
     """first_pass or refit."""
     pretrain: str | None = None
     """autoencoder: pretrain with a linear decoder."""
-    lr: float | None = None
+    lr: Positive | None = None
     """Step size of Adam."""
-    lr_milestone: int | None = None
+    lr_milestone: Natural | None = None
     """Epoch at which the step size is divided by ten."""
-    max_epochs: int | None = None
+    max_epochs: Count | None = None
     """Passes over the rows."""
-    batch_size: int | None = None
+    batch_size: Count | None = None
     """Rows per step."""
-    weight_decay: float | None = None
+    weight_decay: NotNegative | None = None
     """Weight decay of the angles."""
     gradient: str | None = None
     """auto, backprop, parameter_shift, random_shift, likelihood_ratio, likelihood_ratio_scalar or spsa."""
-    copies: int | None = None
+    copies: Count | None = None
     """Pairs or axes per row of the measured gradients."""
     shots: int | None = None
     """Measurements per job (default: exact)."""
@@ -93,9 +94,9 @@ class Model(Rows):
     """fast or density."""
     backend: str | None = None
     """Where training measures: torch, aer, pennylane, fake_<device> or ibm:<device>."""
-    max_shots: int | None = None
+    max_shots: Count | None = None
     """Budget of shots, never exceeded."""
-    max_jobs: int | None = None
+    max_jobs: Count | None = None
     """Budget of jobs (one row with one set of angles), never exceeded."""
     dtype: str | None = None
     """float32, float64, complex64 or complex128, of training."""
@@ -106,16 +107,17 @@ class Fit(Model):
     """Fit a detector on normal rows and judge it where labels exist."""
 
     CUDA: ClassVar[bool] = True
+    """It computes on CUDA devices too."""
 
     images: Path | None = None
     """Folder of png or jpg files, read as greyscale; all are taken as normal."""
-    train: int = 0
+    train: Natural = 0
     """Normal rows to train on, with --data (default: 100 of digits, 300 of images)."""
-    test_fraction: float = 0.3
+    test_fraction: Share = 0.3
     """Share of the normal rows of a table that is kept for testing where labels exist."""
     peers: str = ""
     """Comma-separated: ocsvm, iforest, kde, pca, ledoitwolf, cosine, deepsvdd, untrained."""
-    top: int = 12
+    top: Natural = 12
     """Rows shown in the report, most anomalous first."""
 
 
@@ -127,7 +129,7 @@ class Score(Rows):
     """--out folder of a finished `detect fit`."""
     images: Path | None = None
     """Folder of png or jpg files."""
-    top: int = 20
+    top: Natural = 20
     """Rows shown in the report, most anomalous first."""
     scores: Path | None = None
     """CSV file to write: row, score, flagged, in input order."""
@@ -149,7 +151,7 @@ class RunOnDevice(Rows):
     """Training rows run on the device to calibrate (at most 200 are kept with a detector)."""
     dry_run: bool = False
     """Print jobs, shots and depth, and send nothing."""
-    max_shots: int | None = None
+    max_shots: Count | None = None
     """Budget of shots, never exceeded."""
 
 
@@ -163,7 +165,7 @@ class Calibrate(Common):
     """fake_<device>, aer, ibm:<device>, fast or density."""
     shots: int = 4096
     """Measurements per row."""
-    max_shots: int | None = None
+    max_shots: Count | None = None
     """Budget of shots, never exceeded."""
 
 

@@ -10,6 +10,7 @@ import tyro
 
 from onlyforward.run.application import Demo
 from onlyforward.run.benchmark import BenchOptions
+from onlyforward.run.bounds import Count, Natural, NotNegative, Positive, Share
 from onlyforward.run.context import Common
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ class Explain(Common):
     """Pictures, or folders of pictures."""
     model: str = ""
     """FILE.onnx, file.py:factory, https://host/v1 (chat), or loopback:FILE.onnx (a chat endpoint on this machine)."""
-    budget: int = 512
+    budget: Count = 512
     """Questions per image, the clean one included; never exceeded."""
     text: str = ""
     """Explain a text instead: the words are the players, the model takes a list of texts."""
@@ -49,21 +50,21 @@ class Explain(Common):
     """mean or ridge."""
     removal: str = "blur"
     """What stands where something is removed: blur, mean, zero or noise."""
-    sigma: float | None = None
+    sigma: Positive | None = None
     """Noise in units of pixels in 0..1 (default: a twentieth of the image's standard deviation)."""
-    until: float = 0.0
+    until: Share = 0.0
     """Stop early when the estimated cosine of the map reaches this."""
     range: Literal["auto", "0..255", "0..1", "-1..1", "imagenet"] = "auto"
     """How the model reads pixels (auto: 0..1, or 0..255 for integer inputs)."""
     layout: Literal["auto", "nchw", "nhwc"] = "auto"
     """Order of the model's input dimensions."""
-    size: int = 0
+    size: Natural = 0
     """Side of the model's input in pixels (default: from the model, otherwise 224)."""
     labels: Path | None = None
     """Names of the outputs, a line each (default: *labels*.txt beside the model)."""
     peers: str = ""
     """Comma-separated competitors at equal cost: rise, lime, kernel-shap, occlusion, geex."""
-    peer_budget: int = 0
+    peer_budget: Natural = 0
     """Questions of each competitor (default: --budget)."""
     evaluate: bool = True
     """Deletion, insertion and checks beside a random map; never on paid endpoints, which --evaluate-paid allows."""
@@ -83,19 +84,19 @@ class Explain(Common):
     """Environment variable that holds the endpoint's key."""
     allow_private: bool = False
     """Admit endpoints at private addresses and without encryption."""
-    max_usd: float | None = None
+    max_usd: NotNegative | None = None
     """Most dollars for the whole run."""
-    usd_per_query: float = 0.0
+    usd_per_query: NotNegative = 0.0
     """Price of a question."""
-    usd_per_1k_tokens: float = 0.0
+    usd_per_1k_tokens: NotNegative = 0.0
     """Price of a thousand tokens."""
-    concurrency: int = 4
+    concurrency: Count = 4
     """Open requests at an endpoint."""
-    rate: float = 0.0
+    rate: NotNegative = 0.0
     """Most requests per second at an endpoint; 0 is no limit."""
-    batch: int = 64
+    batch: Count = 64
     """Most images handed to the model at once."""
-    workers: int = 1
+    workers: Count = 1
     """Threads that feed a local ONNX model, one session each."""
     truth: str = ""
     """file.py:factory of a differentiable twin: the cosine to its gradient is reported."""

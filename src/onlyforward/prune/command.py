@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import tyro
 
 from onlyforward.run.application import Demo
+from onlyforward.run.bounds import Count, Natural, NotNegative, Share
 from onlyforward.run.context import Common
 
 if TYPE_CHECKING:
@@ -24,45 +25,45 @@ class Run(Common):
     """digits, mnist, fashion_mnist, cifar10_jpeg, cora, or a file or folder (graphs in the layout of cora.npz)."""
     model: str = "mlp"
     """mlp, vgg6, vgg11, vgg19, resnet20, resnet56, gcn, sage, gin, gat, lstm or vit."""
-    width: int = 100
+    width: Count = 100
     """Hidden width of the mlp."""
     depth: int = 5
     """Linear layers of the mlp."""
     sparsity: tuple[float, ...] = (0.95, 0.98, 0.99)
     """Fractions of the weights to remove."""
-    seeds: int = 5
+    seeds: Count = 5
     """Number of seeds, --seed and the next ones."""
-    epochs: int | None = None
+    epochs: Natural | None = None
     """Passes of training (default: the model's)."""
-    finetune_epochs: int | None = None
+    finetune_epochs: Natural | None = None
     """Passes after pruning (default: the model's)."""
-    rounds: int = 1
+    rounds: Count = 1
     """Prunings on the way to each sparsity."""
-    batch: int | None = None
+    batch: Natural | None = None
     """Data per step (default: 64; graphs whole)."""
-    lr: float | None = None
+    lr: NotNegative | None = None
     """Learning rate of Adam (default: the model's)."""
-    finetune_lr: float | None = None
+    finetune_lr: NotNegative | None = None
     """Peak of the learning rate of fine-tuning, which rises to it and falls again; 0 keeps --lr (default: the
     model's)."""
-    train_limit: int | None = None
+    train_limit: Count | None = None
     """Use only the first training data."""
-    test_limit: int | None = None
+    test_limit: Count | None = None
     """Use only the first test data."""
-    l1: float = 0.0
+    l1: NotNegative = 0.0
     """Weight of sum |W| in the loss."""
-    l2: float | None = None
+    l2: NotNegative | None = None
     """Weight of sum W^2 in the loss (default: 1e-3; 0 for graph networks, whose recipe has a weight decay of its
     own)."""
-    l1_prox: float = 0.0
+    l1_prox: NotNegative = 0.0
     """Threshold of the proximal step, in units of the learning rate."""
-    connect_step: float = 0.01
+    connect_step: NotNegative = 0.01
     """Strength a of the decoupled step; 0 is none, above 0.05 needs --force."""
-    connect_lambda: float = 0.0
+    connect_lambda: NotNegative = 0.0
     """Weight of R in the loss."""
-    start: float = 0.3
+    start: Share = 0.3
     """Fraction of training before the connectivity acts."""
-    every: int = 10
+    every: Count = 10
     """Optimiser steps between two actions of the connectivity."""
     force: bool = False
     """Accept a --connect-step that destroys training."""
@@ -113,27 +114,27 @@ class Model(OfFile):
     """Remove whole channels instead."""
     score: str = "auto"
     """Of channels: connect, share, l2, taylor; auto: the best of l2, taylor, connect on training data held back."""
-    steps: int = 16
+    steps: Count = 16
     """Rounds of channel removal, each with fresh scores."""
     macs_ratio: float | None = None
     """Multiply-accumulates before over after (default 2)."""
     parameters_ratio: float | None = None
     """The same of parameters."""
-    round_to: int | None = None
+    round_to: Count | None = None
     """Channels go in blocks of this size."""
-    max_ratio: float = 0.9
+    max_ratio: Share = 0.9
     """Largest fraction of coupled channels that may go."""
     scope: Literal["global", "local", "erk"] = "global"
     """Where weights or channels compete: everywhere, or per layer (erk: weights only)."""
     kappa: str = "auto"
     """Exponent of the share in the score of weights; auto: the best of 0.25, 0.5, 0.75, 1 on training data kept out."""
-    calibration_images: int = 250
+    calibration_images: Natural = 250
     """Training images per round for the scores."""
-    recalibrate_images: int = 2000
+    recalibrate_images: Natural = 2000
     """Training images, without labels, for the batch norms."""
-    finetune_images: int = 0
+    finetune_images: Natural = 0
     """Training images seen once after pruning; the logits of the model before pruning are a further target."""
-    test_limit: int | None = 2000
+    test_limit: Count | None = 2000
     """Use only the first test data."""
     peers: tuple[str, ...] = ()
     """tp-l2, tp-l1, tp-taylor, tp-bn, tp-lamp, tp-random for channels; magnitude for weights."""
@@ -158,7 +159,7 @@ class Shrink(OfFile):
     """Folder for model.safetensors and shapes.json."""
     onnx: Path | None = None
     """File for the smaller model as ONNX."""
-    atol: float | None = None
+    atol: NotNegative | None = None
     """Largest difference of outputs allowed (default: 1e-5 in float32, 1e-12 in float64, times max(1, max|y|))."""
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import tempfile
-from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -37,7 +36,11 @@ FOLDERS = {"fashion_mnist": "fashion", "cifar10_jpeg": "cifar10"}
 def plan_of(options: Run) -> Plan:
     """The options checked and put together."""
     check_choice(options.model, MODELS, name="model")
-    check_numbers(options)
+    if not options.sparsity:
+        raise UsageError("--sparsity holds no fraction", "Give for instance --sparsity 0.95 0.99")
+    for sparsity in options.sparsity:
+        if not 0 <= sparsity < 1:
+            raise UsageError(f"The sparsity is {sparsity}", "Give a fraction of at least 0 and below 1")
     if options.connect_step > 0.05 and not options.force:
         raise UsageError(
             f"--connect-step {options.connect_step} destroys training", "Take at most 0.05, or add --force"
@@ -67,32 +70,6 @@ def plan_of(options: Run) -> Plan:
         scope=options.scope,
         n_m=options.n_m,
     )
-
-
-LOWEST: Mapping[str, float] = {
-    **dict.fromkeys(("seeds", "rounds", "every"), 1),
-    **dict.fromkeys(("epochs", "finetune_epochs", "batch", "lr", "finetune_lr"), 0),
-    **dict.fromkeys(("l1", "l2", "l1_prox", "connect_step", "connect_lambda"), 0),
-}
-"""The least value of every option that is a number."""
-
-
-def check_numbers(options: Run) -> None:
-    """Refuse numbers that mean nothing.
-
-    Raises:
-        UsageError: with the option's name.
-    """
-    for name, low in LOWEST.items():
-        value = getattr(options, name)
-        if value is not None:
-            check_range(value, name="--" + name.replace("_", "-"), low=low)
-    check_range(options.start, name="--start", low=0.0, high=1.0)
-    if not options.sparsity:
-        raise UsageError("--sparsity holds no fraction", "Give for instance --sparsity 0.95 0.99")
-    for sparsity in options.sparsity:
-        if not 0 <= sparsity < 1:
-            raise UsageError(f"The sparsity is {sparsity}", "Give a fraction of at least 0 and below 1")
 
 
 def ours(options: Run, plan: Plan) -> Method:

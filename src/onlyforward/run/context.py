@@ -8,11 +8,12 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
-from onlyforward.core.checks import check_choice, check_range
+from onlyforward.core.checks import check_choice
 from onlyforward.core.errors import CheckpointError, UsageError
 from onlyforward.core.keys import Key
+from onlyforward.run.bounds import NotNegative, Within
 from onlyforward.run.checkpoint import Checkpoint, load_newest
 from onlyforward.run.checkpoint import save as save_checkpoint
 from onlyforward.run.events import EVERY, EventLog, Progress, Tracker
@@ -45,11 +46,11 @@ class Common:
     """Print exactly one JSON object on stdout; everything else goes to stderr."""
     verbose: bool = False
     """One line of progress every 10 s where there is no terminal."""
-    threads: int = 1
+    threads: Annotated[int, Within(1, 1024)] = 1
     """Threads per process for torch and onnxruntime."""
     device: str = "auto"
     """auto, cpu or cuda."""
-    checkpoint_seconds: float = 30.0
+    checkpoint_seconds: NotNegative = 30.0
     """Seconds between checkpoints; 0 is every step. Needs --out."""
     track: bool = False
     """Also write the numbers of every step for TensorBoard, below --out."""
@@ -63,10 +64,8 @@ def check_common(options: Common, command: str) -> None:
     """Refuse shared options that cannot be.
 
     Raises:
-        UsageError: no threads, a negative time, or a device that the command or the machine does not have.
+        UsageError: a device that the command or the machine does not have; --track without --out.
     """
-    check_range(options.threads, name="--threads", low=1, high=1024)
-    check_range(options.checkpoint_seconds, name="--checkpoint-seconds", low=0.0)
     check_choice(options.device, ("auto", "cpu", "cuda"), name="device")
     if options.device == "cuda" and not options.CUDA:
         raise UsageError(f"{command} computes on the CPU alone", "Take --device cpu")

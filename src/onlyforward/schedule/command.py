@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
 from onlyforward.core.errors import UsageError
 from onlyforward.run.application import Demo
 from onlyforward.run.benchmark import BenchOptions
+from onlyforward.run.bounds import Count, Natural, NotNegative, Within
 from onlyforward.run.context import Common
 
 if TYPE_CHECKING:
     from onlyforward.run.context import Context
     from onlyforward.run.result import Result
+
+Time = Annotated[float, Within(-(2.0**62), 2.0**62)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,13 +29,13 @@ class Instances(Common):
     """Files, or a folder with --pattern."""
     format: str = ""
     """csv, orlib, geiger, json or npz (default: by name and content)."""
-    index: int = 0
+    index: Natural = 0
     """Instance of a file that holds many, from 1."""
     all: bool = False
     """Every instance of every file."""
-    n: int = 0
+    n: Natural = 0
     """Jobs per instance of an orlib file (default: the digits of its name)."""
-    every: int = 1
+    every: Count = 1
     """With --all: only every so many instances, from the first."""
     pattern: str = ""
     """File name pattern inside folders, such as 'wt_1000_*.txt'."""
@@ -48,17 +51,17 @@ class Solve(Instances):
 
     stop_at_optima: bool = False
     """Stop an instance as soon as its known optimum is reached."""
-    time_limit: float = 5.0
+    time_limit: NotNegative = 5.0
     """Seconds per instance, compilation left out."""
-    iterations: int = 0
+    iterations: Natural = 0
     """Kicks of the search; makes the result independent of the clock (0: the time decides)."""
-    gap_limit: float = 0.0
+    gap_limit: NotNegative = 0.0
     """Stop at this certified gap, a fraction."""
     initial: Path | None = None
     """Plan to begin with; jobs it lacks are inserted greedily."""
     fixed: str = ""
     """Names of jobs that keep the first positions, comma-separated, in this order."""
-    now: float = 0.0
+    now: Time = 0.0
     """Nothing but the fixed jobs starts earlier."""
     start: Literal["auto", "rules", "edd", "network", "surrogate"] = "auto"
     """Where the search begins."""
@@ -70,13 +73,13 @@ class Solve(Instances):
     """Start network: the shipped one, or a file that schedule train --weights wrote."""
     search: Literal["auto", "none", "descent", "iterated"] = "auto"
     """How far the search goes."""
-    span: int = -1
+    span: Annotated[int, Within(-1)] = -1
     """Longest move in positions; 0 is full (default: 60 with releases, full without)."""
     bound: Literal["auto", "on", "off"] = "auto"
     """Certified lower bound beside the search (auto: on, and off with --all)."""
     prove: bool = False
     """At n <= 60 let CP-SAT close what is left of the gap, after the time limit."""
-    workers: int = 1
+    workers: Count = 1
     """Instances that are solved at once with --all."""
     plan: Path | None = None
     """Write the plan as CSV."""
@@ -92,9 +95,9 @@ class Solve(Instances):
 class Bound(Instances):
     """Prove a lower bound."""
 
-    time_limit: float = 2.0
+    time_limit: NotNegative = 2.0
     """Seconds per instance, a third of which finds an incumbent."""
-    K: int = 0
+    K: Natural = 0
     """Number of price buckets (default: 400, up to 512 at n <= 100)."""
     certificate: Path | None = None
     """Write the certificate as JSON."""
@@ -114,11 +117,11 @@ class Verify(Instances):
 class Train(Common):
     """Train the start network on generated instances; `onlyforward resume DIR` continues."""
 
-    steps: int = 400
+    steps: Count = 400
     """Optimiser steps."""
-    n_max: int = 200
+    n_max: Count = 200
     """Jobs of the largest training instance."""
-    windows: int = 128
+    windows: Count = 128
     """Start windows of the output."""
     labels: str = "special,search"
     """special (optimum by construction), search (random instances with a searched order), or both."""
@@ -126,7 +129,7 @@ class Train(Common):
     """ce (cross-entropy with the label), surrogate (expected cost), or both."""
     weights: Path | None = None
     """Where the safetensors file goes, with its JSON beside it (also in --out)."""
-    minutes: float = 0.0
+    minutes: NotNegative = 0.0
     """Stop after so long (0: never); the result then depends on the machine."""
 
 
@@ -136,9 +139,9 @@ class Generate(Common):
 
     kind: tyro.conf.Positional[str] = "wt"
     """wt and release: random; certified, certified-wt and blocks: with known optimum; plant: real due dates."""
-    n: int = 100
+    n: Count = 100
     """Jobs per instance."""
-    count: int = 10
+    count: Count = 10
     """Instances."""
     to: Path = Path("instances")
     """Folder."""

@@ -7,7 +7,6 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from onlyforward.core.checks import check_range
 from onlyforward.core.errors import FileError, UsageError
 from onlyforward.schedule.command import Bound, Instances, Solve
 from onlyforward.schedule.jobs import Jobs
@@ -62,7 +61,6 @@ def run(options: Solve | Bound, context: Context) -> Result:
     if jobs.n > 1000:
         context.warn(f"{jobs.n} jobs are more than the 1000 that this is made for; the gap will be wider")
     optimum = known_optimum(options)
-    check_range(options.now, name="--now", low=-(2.0**62), high=2.0**62)
     whole = float(options.now).is_integer()
     last = [0.0]
 

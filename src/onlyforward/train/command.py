@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from onlyforward.run.application import Demo
 from onlyforward.run.benchmark import BenchOptions
+from onlyforward.run.bounds import Count, NotNegative
 from onlyforward.run.context import Common
 from onlyforward.train.options import Adapt, Robust
 
@@ -20,6 +21,7 @@ class Fit(Common):
     """Train a network and test it once."""
 
     CUDA: ClassVar[bool] = True
+    """It computes on CUDA devices too."""
 
     model: str = "mlp"
     """mlp, cnn, lenet, lstm, gru, gcn, snn, transformer, bottleneck, resnet5, resnet8, vgg8, or file.py:factory."""
@@ -62,7 +64,7 @@ class Fit(Common):
     """adam, adamw or sgd (default: the preset)."""
     decay: str = ""
     """none, or linear: the learning rate falls to 0 over the run (default: the preset)."""
-    train_limit: int | None = None
+    train_limit: Count | None = None
     """Use only the first training data."""
     cache: str = "seed"
     """What of the noise is kept between runs and gradient: seed (nothing, drawn again), full, bf16, sign or none."""
@@ -75,9 +77,9 @@ class Fit(Common):
     preset)."""
     sigma_mode: str = "fixed"
     """fixed, loss (levels descend the loss) or snr (levels ascend the signal-to-noise ratio)."""
-    sigma_floor: float = 0.0
+    sigma_floor: NotNegative = 0.0
     """No learned or automatic noise level goes below this."""
-    workers: int = 1
+    workers: Count = 1
     """Processes that work together."""
     shard: str = "copies"
     """What workers share: copies (they exchange losses only, every number of them gives the same bits) or data (they

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from onlyforward.run.bounds import Count, Natural, NotNegative, Positive
 from onlyforward.run.context import Common
 
 
@@ -20,22 +21,22 @@ class Adapt(Common):
     """cifar10 (JPEG), or a path as for `train fit`; images of 3x32x32."""
     shift: str = "none"
     """Corruption of training and test images: none, gaussian, blur, contrast, jpeg or rotate."""
-    severity: float = 3.0
+    severity: NotNegative = 3.0
     """Severity of the shift, 1 to 5."""
     scope: str = "norms+head"
     """What is trained: head, norms, norms+head, early (the norms nearest to the input, and head) or late (those of
     the last stage, and head)."""
     method: str = "lr"
     """lr (channel noise on norms, exact head), bp, mezo, es, or none (evaluate only)."""
-    train_limit: int = 5000
+    train_limit: Count = 5000
     """Training images used."""
-    test_limit: int = 10000
+    test_limit: Count = 10000
     """Test images used."""
-    epochs: int | None = None
+    epochs: Natural | None = None
     """Passes over the training images (default: chosen per model)."""
-    batch: int = 128
+    batch: Count = 128
     """Images per step."""
-    copies: int | None = None
+    copies: Count | None = None
     """Perturbed copies per image and norm (default: chosen per model)."""
     sigma: float | None = None
     """Standard deviation of the noise on scale and shift (default: chosen per model)."""
@@ -53,9 +54,9 @@ class Robust(Common):
     """A small network, as for `train fit`."""
     data: str = "digits"
     """A set of images, as for `train fit`."""
-    sigma: float = 0.3
+    sigma: Positive = 0.3
     """Noise level of training and of the noise that is kept, in units of the pre-activation."""
-    copies: int = 16
+    copies: Count = 16
     """Copies of the likelihood-ratio arm; the evolution arm gets four times as many, whole, forward passes."""
     attacks: str = "fgsm,pgd,ifgsm,mifgsm,eot"
     """Comma-separated attacks."""
@@ -63,13 +64,13 @@ class Robust(Common):
     """Comma-separated radii in the maximum norm."""
     corruptions: str = "gaussian,blur,contrast,jpeg"
     """Comma-separated corruptions."""
-    severity: float = 3.0
+    severity: NotNegative = 3.0
     """Severity of the corruptions, 1 to 5."""
-    seeds: int = 3
+    seeds: Count = 3
     """Seeds, 0 to seeds - 1; every figure has its mean and standard deviation."""
-    epochs: int | None = None
+    epochs: Natural | None = None
     """Passes over the training part (default: chosen per model and data)."""
-    train_limit: int | None = None
+    train_limit: Count | None = None
     """Use only the first training data."""
-    test_limit: int = 1000
+    test_limit: Count = 1000
     """Test data attacked."""

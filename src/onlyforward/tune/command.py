@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from onlyforward.run.application import Demo
 from onlyforward.run.benchmark import BenchOptions
+from onlyforward.run.bounds import Count, Natural, NotNegative, Positive
 from onlyforward.run.context import Common
 
 if TYPE_CHECKING:
@@ -23,13 +24,13 @@ class Plan(Common):
     """One loss per item: NPY, or a text or CSV file with a number a line."""
     residuals: Path | None = None
     """One estimate of the noise's standard deviation per item, in the same form."""
-    budget: int = 1000
+    budget: Count = 1000
     """Runs to divide."""
     allocator: str = "neyman"
     """neyman, uniform, gaussian, bernoulli or halving."""
     proxy: str = ""
     """residual, loss or sqrt-loss (default: residual where residuals are given, otherwise loss)."""
-    updates: int = 300
+    updates: Natural = 300
     """Updates of a learned allocator before it plans; none of them runs anything."""
 
 
@@ -41,13 +42,13 @@ class Arms(Common):
     """neyman, uniform, gaussian, bernoulli or halving."""
     sigma: str = "auto"
     """Noise in units of the coordinates, or auto."""
-    lr: float | None = None
+    lr: Positive | None = None
     """Learning rate of Adam (default: the task's)."""
-    shots: int = 16
+    shots: Count = 16
     """Labelled examples of each class; a quarter of them validates."""
-    splits: int = 1
+    splits: Count = 1
     """Disjoint draws of the shots; the mean and its 95 % interval are reported."""
-    test_limit: int = 2000
+    test_limit: Count = 2000
     """Test images or texts, asked outside the budget."""
     compare: str = ""
     """Competitors by comma: uniform, gaussian, mezo, mezo-q, spsa-gc, cma, es, random, importance, output, bp."""
@@ -59,13 +60,13 @@ class Tune(Arms):
 
     proxy: str = "residual"
     """How noise is guessed: residual, loss, sqrt-loss, history, residual*history or pilot:m."""
-    budget: int = 17_280
+    budget: Count = 17_280
     """Queries of one split, clean and validation ones included; never exceeded."""
-    batch: int = 32
+    batch: Count = 32
     """Data of a step."""
-    copies: int = 8
+    copies: Count = 8
     """Mean queries per datum of a step, the clean one included."""
-    patience: int = 0
+    patience: Natural = 0
     """Stop after so many validations without a new best and return the rest of the budget; 0: spend all of it."""
 
 
@@ -79,13 +80,13 @@ class Vision(Tune):
     """mnist, fashion, digits, cifar10, FILE.npz, or a folder with one sub-folder of pictures a class."""
     shift: str = "none"
     """none, rotation, translation, scale, noise, blur, contrast, gamma, invert, patch or jpeg."""
-    severity: float | None = None
+    severity: NotNegative | None = None
     """Amount of the shift: degrees, pixels, factor, standard deviation, exponent, share, side or quality."""
     adapter: str = "affine"
     """affine, colour, prompt:k, border:w, lowrank:r, coordinator, output, or several joined by +."""
     range: str = "auto"
     """How the model reads pixels: 0..255 (auto for ONNX), 0..1 (auto elsewhere), -1..1 or imagenet."""
-    size: int = 0
+    size: Natural = 0
     """Side of the model's input where it does not say."""
     export: bool = False
     """Also write adapter.onnx, checked in onnxruntime, beside adapter.safetensors; needs --out."""
@@ -93,11 +94,11 @@ class Vision(Tune):
     """Environment variable that holds the endpoint's key."""
     allow_private: bool = False
     """Admit endpoints at private addresses and without encryption."""
-    usd_per_query: float = 0.0
+    usd_per_query: NotNegative = 0.0
     """Price of a query."""
-    max_usd: float | None = None
+    max_usd: NotNegative | None = None
     """Most dollars for the whole run: when they are spent it ends with exit 3 and the best adapter so far."""
-    concurrency: int = 8
+    concurrency: Count = 8
     """Open requests at an endpoint."""
 
 
@@ -111,14 +112,14 @@ class Text(Tune):
     """sst2, world, sports, business or scitech."""
     prompt: str = "soft"
     """soft (vectors), words (readable) or output (calibration)."""
-    tokens: int = 4
+    tokens: Count = 4
     """Words or vectors of the prompt."""
     dimension: str = "full"
     """Coordinates of a soft prompt: full, or K through a fixed random projection."""
     model: str = ""
     """file.py:factory (default: a small transformer that this project trains once)."""
-    budget: int = 40_320
-    test_limit: int = 1000
+    budget: Count = 40_320
+    test_limit: Count = 1000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,10 +137,10 @@ class Align(Tune):
     input+prompt."""
     shift: str = "rotation"
     """As for tune vision; with the adapter output, none is usual."""
-    severity: float | None = 30.0
+    severity: NotNegative | None = 30.0
     """Amount of the shift."""
-    budget: int = 6000
-    test_limit: int = 1000
+    budget: Count = 6000
+    test_limit: Count = 1000
     candidates: str = "classes"
     """classes, or images:N for instance retrieval between two image encoders."""
 
@@ -154,16 +155,16 @@ class Vit(Arms):
     """cifar10, or images of 3x32x32 in ten classes."""
     shift: str = "rotation"
     """jpeg (the images as they are), rotation or noise."""
-    severity: float | None = None
+    severity: NotNegative | None = None
     """Degrees or standard deviation (default: 30 and 0.1)."""
     scope: str = "late:1"
     """head, late:K (head and the norms of the last K blocks), norms, bias or lora:R."""
     method: str = "lr"
     """lr (ours), bp, mezo, es or none."""
-    epochs: int = 20
+    epochs: Count = 20
     """Passes over the shots after the exact head."""
-    splits: int = 5
-    copies: int = 10
+    splits: Count = 5
+    copies: Count = 10
     """Mean perturbed runs per image and site."""
 
 
