@@ -151,6 +151,15 @@ def test_an_interrupted_fit_resumes_to_the_same_bits(tmp_path, capsys, monkeypat
     assert resumed["digest"] == whole["digest"]
 
 
+def test_classes_that_a_data_set_does_not_have_are_named(tmp_path, capsys):
+    words = ["--data", "digits", "--normal"]
+    assert call(capsys, "detect", "fit", *words, "4", "--max-epochs", "1", "--out", tmp_path / "det")[0] == 0
+    for command in (["score", tmp_path / "det"], ["run-on-device"], ["fit"]):
+        code, report = call(capsys, "detect", *command, *words, "12")
+        assert code == 2
+        assert "Unknown class '12'" in report["error"]
+
+
 def test_a_damaged_model_is_no_checkpoint(fitted, table, tmp_path, capsys):
     import shutil
 

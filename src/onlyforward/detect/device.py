@@ -22,7 +22,7 @@ from onlyforward.detect.estimator import QuantumSVDD
 from onlyforward.detect.presets import settings
 from onlyforward.detect.score import crossfit, distance, fit_law, mahalanobis, threshold
 from onlyforward.detect.scoring import table_to_score
-from onlyforward.detect.tasks import Task, class_task, named, pool, told
+from onlyforward.detect.tasks import Task, class_task, classes_of, named, pool, told
 
 if TYPE_CHECKING:
     from onlyforward.run.context import Context
@@ -162,8 +162,7 @@ def read_trials(options: RunOnDevice, context: Context) -> list[Trial]:
                 "run-on-device needs a detector", "Give the --out folder of a detect fit, or --data with --normal"
             )
         rows = pool(options.data)
-        wanted = range(10) if options.normal == "all" else [int(options.normal)]
-        tasks = [class_task(rows, k, context.key) for k in wanted]
+        tasks = [class_task(rows, k, context.key) for k in classes_of(options.normal)]
         made = []
         for task in tasks:
             chosen = settings("device") | {"image_shape": tuple(task.image), "random_state": options.seed}

@@ -16,7 +16,7 @@ from onlyforward.detect.command import Score
 from onlyforward.detect.delivery import read_task
 from onlyforward.detect.estimator import QuantumSVDD
 from onlyforward.detect.tabular import read_images, read_table
-from onlyforward.detect.tasks import Task, named, pool, told
+from onlyforward.detect.tasks import Task, classes_of, named, pool, told
 from onlyforward.detect.verdict import furthest, judgement, score_groups
 
 if TYPE_CHECKING:
@@ -103,7 +103,8 @@ def rows_to_score(options: Score, described: dict[str, Any]) -> Task:
         raise UsageError(f"{options.data} has {rows.image} images", f"The detector wants {described['image']}")
     normal = options.normal or described["normal"]
     ids = tuple(map(str, range(len(rows.x_test))))
-    return Task(normal, "image", rows.x_test[:0], rows.x_test, rows.y_test != int(normal), image=rows.image, ids=ids)
+    other = ~np.isin(rows.y_test, classes_of(normal))
+    return Task(normal, "image", rows.x_test[:0], rows.x_test, other, image=rows.image, ids=ids)
 
 
 def table_to_score(options: Score, path: Path, described: dict[str, Any]) -> Task:

@@ -136,9 +136,13 @@ def fit_tasks(options: Fit, key: Key) -> list[Task]:
     rows = pool(options.data)
     if not options.normal:
         raise UsageError("--data needs --normal", "Give a class, 0 to 9, or all")
+    return [class_task(rows, k, key, options.train) for k in classes_of(options.normal)]
+
+
+def classes_of(normal: str) -> list[int]:
+    """The classes of digits or images that --normal names: one, or all."""
     names = [str(k) for k in range(10)]
-    wanted = names if options.normal == "all" else [check_choice(options.normal, names, name="class")]
-    return [class_task(rows, int(k), key, options.train) for k in wanted]
+    return [int(k) for k in (names if normal == "all" else [check_choice(normal, names, name="class")])]
 
 
 def table_task(options: Fit, path: Path, key: Key) -> Task:
