@@ -53,8 +53,8 @@ class Run(Common):
     l1: NotNegative = 0.0
     """Weight of sum |W| in the loss."""
     l2: NotNegative | None = None
-    """Weight of sum W^2 in the loss (default: 1e-3; 0 for graph networks, whose recipe has a weight decay of its
-    own)."""
+    """Weight of sum W^2 in the loss (default: the model's: 1e-3, 1e-2 for vgg11, 0 for graph networks, whose
+    recipe has a weight decay of its own)."""
     l1_prox: NotNegative = 0.0
     """Threshold of the proximal step, in units of the learning rate."""
     connect_step: NotNegative = 0.01

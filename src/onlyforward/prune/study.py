@@ -53,6 +53,7 @@ def plan_of(options: Run) -> Plan:
         batch=preset.batch if options.batch is None else options.batch,
         lr=preset.lr if options.lr is None else options.lr,
         decay=preset.decay,
+        l2=preset.l2,
         peak=preset.peak if options.finetune_lr is None else options.finetune_lr,
     )
     sparsities = options.sparsity
@@ -73,12 +74,11 @@ def plan_of(options: Run) -> Plan:
 
 
 def ours(options: Run, plan: Plan) -> Method:
-    """Our method with the options' strengths; two penalties on the same weights are one too many."""
-    own = 0.0 if plan.recipe.decay else OURS.l2
+    """Our method with the options' strengths, by default the recipe's."""
     return replace(
         OURS,
         l1=options.l1,
-        l2=own if options.l2 is None else options.l2,
+        l2=plan.recipe.l2 if options.l2 is None else options.l2,
         prox=options.l1_prox,
         step=options.connect_step,
         connect=options.connect_lambda,
@@ -87,12 +87,18 @@ def ours(options: Run, plan: Plan) -> Method:
     )
 
 
+def peer(name: str, plan: Plan) -> Method:
+    """A competitor; L2 with safe masks trains at our strength of L2, so that the decoupled step is all that differs."""
+    found = PEERS[check_choice(name, PEERS, name="peer")]
+    return replace(found, l2=plan.recipe.l2) if found.name == "l2-guarded" and plan.recipe.l2 else found
+
+
 def compare(options: Run, context: Context) -> Result:
     """Train, prune and fine-tune with every method, and put the results side by side."""
     torch.set_flush_denormal(True)
     plan = plan_of(options)
     methods = [ours(options, plan)]
-    methods += [PEERS[check_choice(name, PEERS, name="peer")] for name in options.peers]
+    methods += [peer(name, plan) for name in options.peers]
     if options.connect_lambda and not (methods[0].l1 or methods[0].l2 or methods[0].prox):
         context.warn("R alone is blind to the loss and hurts under Adam at every strength: add --l2 or --l1")
     if options.connect_lambda:
