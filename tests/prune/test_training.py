@@ -7,11 +7,13 @@ import torch
 
 from onlyforward.core.keys import Key
 from onlyforward.data.sets import load
+from onlyforward.prune.command import Run
 from onlyforward.prune.experiment import Plan, prune_once, train_dense
 from onlyforward.prune.masks import apply_masks, safe_masks
 from onlyforward.prune.methods import OURS
+from onlyforward.prune.study import ours, peer, plan_of
 from onlyforward.prune.training import Task, cycle, fit
-from onlyforward.prune.zoo import Recipe, build
+from onlyforward.prune.zoo import MODELS, Recipe, build
 
 WHOLE = Recipe(epochs=1, finetune=1, batch=0, lr=1e-3, peak=3e-2)
 """One step on all data: the first step of Adam moves every weight by the learning rate."""
@@ -72,3 +74,12 @@ def test_a_peak_repairs_a_sparse_network_that_the_plain_rate_leaves_broken():
         with torch.no_grad():
             losses[peak] = float(task.loss(model, task.train_rows()))
     assert losses[3e-2] < 0.7 * losses[0.0]
+
+
+@pytest.mark.parametrize("model", ["mlp", "vgg11"])
+def test_the_peer_with_safe_masks_differs_from_ours_by_the_step_alone(model):
+    options = Run(model=model)
+    plan = plan_of(options)
+    assert plan.recipe.l2 == MODELS[model][1].l2 > 0
+    assert replace(ours(options, plan), step=0.0, name="l2-guarded") == replace(peer("l2-guarded", plan), step=0.0)
+    assert ours(replace(options, l2=3e-4), plan).l2 == 3e-4
